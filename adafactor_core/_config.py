@@ -1,0 +1,322 @@
+"""Hyper-parameters: names, ranges and conflicts. Plain Python values; no arrays, no formulas.
+
+`docs/options.md` gives the exact meaning of every option and the implementation it comes from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from fnmatch import fnmatchcase
+from numbers import Integral, Real
+from typing import Any, Literal, cast
+
+from ._errors import ConfigError, NotReadyError
+
+Schedule = Callable[[Any], Any]
+"""`f(t) -> value`; `t` is completed steps + 1: an int on the host, a 0-D float array on device."""
+
+Axes = int | tuple[int, ...]
+Rule = tuple[str, Mapping[str, Any]]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "scale_scope": ("block", "tensor"),
+    "clip_scope": ("block", "tensor"),
+    "eps1_mode": ("grad_sq", "stats", "clamp"),
+    "decay_type": ("pow", "adam", "constant"),
+    "momentum_on": ("scaled_update", "update", "grad"),
+    "momentum_dtype": ("float32", "bfloat16", "float16"),
+    "momentum_arithmetic": ("float32", "buffer", "weak"),
+    "weight_decay_by": ("alpha", "lr", "none"),
+}
+_DIMS = ("auto", "last", "largest", "largest_first", "conv")
+_NOT_READY: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "rounding": ("nearest", ("stochastic", "kahan")),
+    "nonfinite": ("propagate", ("skip_tensor", "skip_step", "raise")),
+}
+_WHOLE_STEP = ("rules", "seed", "max_grad_norm", "nonfinite", "max_scratch_bytes")
+
+
+@dataclass(frozen=True)
+class RelativeStep:
+    """`rho_t = min(cap, 1/sqrt(t))` (paper, Algorithm 6); with `warmup_init` also `<= 1e-6 * t`.
+
+    `cap=None` makes the learning rate the cap instead of a multiplier (torch.optim, Keras).
+    Raises ConfigError for a cap that is not a positive finite number or None.
+    """
+
+    cap: float | None = 1e-2
+    warmup_init: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cap is not None:
+            cap = _number("RelativeStep.cap", self.cap, low=0.0, open_low=True)
+            object.__setattr__(self, "cap", cap)
+        _flag("RelativeStep.warmup_init", self.warmup_init)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All options of one optimizer; the defaults are the paper's (arXiv 1804.04235, Algorithm 6).
+
+    Immutable, hashable, made of Python numbers. Validated once, here: raises ConfigError for a
+    value out of range or a contradicting pair, NotReadyError for an option that does not act yet.
+    Meaning of each option: `docs/options.md`.
+    """
+
+    lr: float | Schedule | None = None
+    _: KW_ONLY
+    step_size: RelativeStep | None = None
+    scale_parameter: bool = True
+    eps2: float = 1e-3
+    max_parameter_scale: float | None = None
+    factored: bool = True
+    factored_dims: str | tuple[Axes, Axes] = "auto"
+    min_dim_size_to_factor: int = 1
+    batch_axes: tuple[int, ...] = ()
+    scale_scope: Literal["block", "tensor"] = "block"
+    clip_scope: Literal["block", "tensor"] = "block"
+    eps1: float | Literal["finfo"] = 1e-30
+    eps1_mode: Literal["grad_sq", "stats", "clamp"] = "grad_sq"
+    decay_type: Literal["pow", "adam", "constant"] = "pow"
+    decay_rate: float | Schedule | None = None
+    decay_offset: int = 0
+    beta2_cap: float | None = None
+    clip_threshold: float | None = 1.0
+    beta1: float | Schedule | None = None
+    momentum_on: Literal["scaled_update", "update", "grad"] = "scaled_update"
+    momentum_dtype: str = "float32"
+    momentum_arithmetic: Literal["float32", "buffer", "weak"] = "float32"
+    weight_decay: float | Schedule = 0.0
+    weight_decay_by: Literal["alpha", "lr", "none"] = "alpha"
+    weight_decay_first: bool = False
+    rounding: Literal["nearest"] = "nearest"
+    seed: int = 0
+    max_grad_norm: None = None
+    nonfinite: Literal["propagate"] = "propagate"
+    max_scratch_bytes: int | None = None
+    maximize: bool = False
+    rules: Sequence[Rule] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in _validated(self).items():
+            object.__setattr__(self, name, value)
+        _refuse_conflicts(self)
+        for pattern, options in self.rules:
+            _overridden(self, pattern, options)  # a bad rule fails here, not at the first step
+
+    def __hash__(self) -> int:
+        # The generated hash fails on the dicts that rules may hold.
+        key = [getattr(self, f.name) for f in fields(self) if f.name != "rules"]
+        return hash((*key, *((p, tuple(o)) for p, o in self.rules)))
+
+
+def resolve(config: Config, paths: Sequence[str]) -> list[Config]:
+    """One Config without rules per path: the first rule that matches wins.
+
+    Tensors under the same rule share one object, so callers may key caches by identity.
+    Raises ConfigError for a rule whose pattern matches no path at all.
+    """
+    if not config.rules:
+        return [config] * len(paths)
+    base = replace(config, rules=())
+    ruled = [(p, _overridden(config, p, options)) for p, options in config.rules]
+    for pattern, _ in ruled:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
+            raise ConfigError(
+                f"rule {pattern!r} matches no tensor. Patterns are shell-style and match the whole "
+                f"path, as in {', '.join(map(repr, near))}. Correct the pattern or remove the rule."
+            )
+    return [next((c for p, c in ruled if fnmatchcase(path, p)), base) for path in paths]
+
+
+def _overridden(config: Config, pattern: str, options: Mapping[str, Any]) -> Config:
+    names = {f.name for f in fields(Config)} - {"_", *_WHOLE_STEP}
+    for name in options:
+        if name in _WHOLE_STEP:
+            raise ConfigError(
+                f"rule {pattern!r} sets {name!r}, which concerns the whole step. "
+                f"Set it in Config({name}=...) instead."
+            )
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Options: {sorted(names)}."
+            raise ConfigError(f"rule {pattern!r} sets the unknown option {name!r}.{hint}")
+    try:
+        return replace(config, rules=(), **options)
+    except (ConfigError, NotReadyError) as error:
+        raise type(error)(f"rule {pattern!r}: {error}") from None
+
+
+def _validated(c: Config) -> dict[str, Any]:
+    """Every field as a plain Python value, or an error that names it."""
+    decay_default = 0.8 if c.decay_type == "pow" else 0.999
+    out: dict[str, Any] = {
+        "lr": None if c.lr is None else _rate("lr", c.lr),
+        "eps2": _number("eps2", c.eps2),
+        "max_parameter_scale": _optional_positive("max_parameter_scale", c.max_parameter_scale),
+        "factored_dims": _dims(c.factored_dims),
+        "min_dim_size_to_factor": _integer("min_dim_size_to_factor", c.min_dim_size_to_factor, 1),
+        "batch_axes": _axes("batch_axes", c.batch_axes),
+        "eps1": "finfo" if c.eps1 == "finfo" else _number("eps1", c.eps1),
+        "decay_rate": _decay_rate(c, decay_default if c.decay_rate is None else c.decay_rate),
+        "decay_offset": _integer("decay_offset", c.decay_offset, 0),
+        "beta2_cap": None if c.beta2_cap is None else _fraction("beta2_cap", c.beta2_cap),
+        "clip_threshold": _optional_positive("clip_threshold", c.clip_threshold),
+        "beta1": c.beta1 if c.beta1 is None or callable(c.beta1) else _fraction("beta1", c.beta1),
+        "momentum_dtype": _dtype_name(c.momentum_dtype),
+        "weight_decay": _rate("weight_decay", c.weight_decay),
+        "rules": _rules(c.rules),
+    }
+    if c.max_scratch_bytes is not None:
+        out["max_scratch_bytes"] = _integer("max_scratch_bytes", c.max_scratch_bytes, 1024)
+    if c.step_size is not None and not isinstance(c.step_size, RelativeStep):
+        raise ConfigError(
+            f"step_size must be None or RelativeStep(cap=..., warmup_init=...), got "
+            f"{c.step_size!r}. A learning rate goes into lr."
+        )
+    for name in ("scale_parameter", "factored", "weight_decay_first", "maximize"):
+        _flag(name, getattr(c, name))
+    if out["momentum_dtype"] == "int8":
+        raise NotReadyError("momentum_dtype='int8' does not act yet. Use 'bfloat16' or 'float32'.")
+    for name, allowed in _CHOICES.items():
+        _choice(name, out.get(name, getattr(c, name)), allowed)
+    _refuse_unready(c)
+    return out
+
+
+def _refuse_unready(c: Config) -> None:
+    for name, (ready, coming) in _NOT_READY.items():
+        value = getattr(c, name)
+        if value in coming:
+            raise NotReadyError(f"{name}={value!r} does not act yet. Leave it at {ready!r}.")
+        _choice(name, value, (ready, *coming))
+    if c.max_grad_norm is not None:
+        raise NotReadyError("max_grad_norm does not act yet. Clip the gradients before the step.")
+    if _integer("seed", c.seed, 0) != 0:
+        raise NotReadyError("seed does not act yet: nothing is drawn. Leave it at 0.")
+
+
+def _refuse_conflicts(c: Config) -> None:
+    """Pairs that are both active and contradict each other. The message has the valid calls."""
+    if c.lr is None and c.step_size is not None and c.step_size.cap is None:
+        raise ConfigError(
+            "step_size=RelativeStep(cap=None) takes the learning rate as its cap, but lr is None. "
+            "Use Config(lr=1e-2, step_size=RelativeStep(cap=None)) or "
+            "Config(step_size=RelativeStep(cap=1e-2))."
+        )
+    if c.weight_decay_first and c.weight_decay_by == "alpha":
+        raise ConfigError(
+            "weight_decay_first=True with weight_decay_by='alpha': the decay would depend on the "
+            "parameter scale that it changes. Use Config(weight_decay_first=True, "
+            "weight_decay_by='lr') or Config(weight_decay_by='alpha')."
+        )
+    if c.decay_type == "constant" and c.decay_offset:
+        raise ConfigError(
+            f"decay_offset={c.decay_offset} with decay_type='constant': a constant decay has no "
+            f"start to shift. Use Config(decay_type='constant') or "
+            f"Config(decay_type='pow', decay_offset={c.decay_offset})."
+        )
+    if c.eps1_mode == "clamp" and c.eps1 == 0.0:
+        raise ConfigError(
+            "eps1=0 with eps1_mode='clamp' clamps nothing. Use "
+            "Config(eps1='finfo', eps1_mode='clamp') or Config(eps1=0.0, eps1_mode='grad_sq')."
+        )
+
+
+def _number(name: str, value: Any, low: float = 0.0, open_low: bool = False) -> float:
+    below = "" if value is None else "> " if open_low else ">= "
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < low or (open_low and value == low):
+        raise ConfigError(f"{name} must be a finite number {below or '>= '}{low:g}, got {value!r}.")
+    return float(value)
+
+
+def _rate(name: str, value: Any) -> float | Schedule:
+    return cast(Schedule, value) if callable(value) else _number(name, value)
+
+
+def _optional_positive(name: str, value: Any) -> float | None:
+    return None if value is None else _number(name, value, open_low=True)
+
+
+def _fraction(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if number >= 1.0:
+        raise ConfigError(f"{name} must be in [0, 1), got {value!r}.")
+    return number
+
+
+def _decay_rate(c: Config, value: Any) -> float | Schedule:
+    if callable(value):
+        return cast(Schedule, value)
+    if c.decay_type != "pow":
+        return _fraction("decay_rate", value)
+    if isinstance(value, Real) and value < 0:
+        raise ConfigError(
+            f"decay_rate must be positive, got {value!r}. Hugging Face and torch.optim write "
+            f"beta2 = 1 - t**decay_rate with a negative number; here it is decay_rate={-value!r}."
+        )
+    return _number("decay_rate", value, open_low=True)
+
+
+def _integer(name: str, value: Any, low: int) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
+        raise ConfigError(f"{name} must be an int >= {low}, got {value!r}.")
+    return int(value)
+
+
+def _flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {value!r}.")
+
+
+def _choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def _axes(name: str, value: Any) -> tuple[int, ...]:
+    items = (value,) if isinstance(value, Integral) else value
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise ConfigError(f"{name} must be an int or a tuple of ints, got {value!r}.")
+    for axis in items:
+        if not isinstance(axis, Integral) or isinstance(axis, bool):
+            raise ConfigError(f"{name} must be an int or a tuple of ints, got {value!r}.")
+    return tuple(int(axis) for axis in items)
+
+
+def _dims(value: Any) -> str | tuple[Axes, Axes]:
+    if isinstance(value, str):
+        _choice("factored_dims", value, _DIMS)
+        return value
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise ConfigError(
+            f"factored_dims must be one of {', '.join(map(repr, _DIMS))} or a pair "
+            f"(row axis, column axis), got {value!r}."
+        )
+    row, col = (_axes("factored_dims", side) for side in value)
+    if not row or not col:
+        raise ConfigError(f"factored_dims needs an axis on each side, got {value!r}.")
+    return row, col
+
+
+def _dtype_name(value: Any) -> str:
+    # torch.bfloat16, jnp.bfloat16, np.dtype("float32") and "float32" all end in the dtype's name.
+    name = value if isinstance(value, str) else getattr(value, "__name__", None) or str(value)
+    return str(name).rsplit(".", 1)[-1]
+
+
+def _rules(value: Any) -> tuple[Rule, ...]:
+    rules = []
+    for rule in value:
+        if not isinstance(rule, Sequence) or isinstance(rule, str) or len(rule) != 2:
+            raise ConfigError(f"a rule must be a pair (pattern, options), got {rule!r}.")
+        pattern, options = rule
+        if not isinstance(pattern, str) or not isinstance(options, Mapping):
+            raise ConfigError(f"a rule must be (str, dict of options), got {rule!r}.")
+        rules.append((pattern, dict(options)))
+    return tuple(rules)

@@ -1,0 +1,35 @@
+"""Typed exceptions. Every message names the tensor or option, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class AdafactorError(Exception):
+    """Base of every error this package raises on purpose. A call that raises it changed nothing."""
+
+
+class ConfigError(AdafactorError, ValueError):
+    """An option has a value outside its range, or two options contradict each other."""
+
+
+class NotReadyError(AdafactorError, NotImplementedError):
+    """An option has its name and place but does not act yet, so it is refused."""
+
+
+class TreeError(AdafactorError, ValueError):
+    """Parameters, gradients or state do not have the same nesting."""
+
+
+class ShapeError(AdafactorError, ValueError):
+    """An array's shape is not the one its tensor needs."""
+
+
+class DTypeError(AdafactorError, TypeError):
+    """A leaf is no array, belongs to another library, or has a dtype that cannot be trained."""
+
+
+class StateError(AdafactorError, ValueError):
+    """A state was made for other shapes, dtypes or options."""
+
+
+class ReadOnlyError(AdafactorError, ValueError):
+    """An array that has to be updated in place cannot be written."""

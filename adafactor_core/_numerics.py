@@ -1,0 +1,152 @@
+"""All backend lore in one place: widening, sums, bounds. Measured reasons: docs/numerics.md."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import array_api_compat as compat
+
+from ._errors import DTypeError
+
+Array = Any  # an array of any namespace; the standard has no nominal type to name
+Namespace = Any
+DType = Any
+Shape = tuple[int, ...]
+
+TRAINABLE = ("float16", "bfloat16", "float32", "float64")
+# Smallest normal number by dtype: a floor that keeps 1/sqrt(x) finite and never acts while
+# eps1 >= 1e-30. finfo() is not asked: it raises for bfloat16 in NumPy and CuPy.
+TINY = {"float32": 1.1754943508222875e-38, "float64": 2.2250738585072014e-308}
+EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+
+_RUNNING_SUM = 128  # from how many terms on a running float32 sum is not good enough
+_namespaces: dict[type, Namespace] = {}
+
+
+def namespace(x: Array, path: str = "") -> Namespace:
+    """The array-API namespace of `x`, looked up once per type (the lookup costs microseconds)."""
+    found = _namespaces.get(type(x))
+    if found is None:
+        try:
+            found = compat.array_namespace(x)
+        except TypeError:
+            raise DTypeError(
+                f"tensor {path!r} is a {type(x).__name__}, not an array. "
+                f"Every leaf must be an array of a library that follows the array API standard."
+            ) from None
+        _namespaces[type(x)] = found
+    return found
+
+
+def dtype_name(x: Array) -> str:
+    """'bfloat16' for torch.bfloat16, ml_dtypes.bfloat16 and jnp.bfloat16 alike."""
+    return _name_of(x.dtype)
+
+
+@lru_cache(maxsize=256)
+def _name_of(dtype: DType) -> str:
+    return str(dtype).rsplit(".", 1)[-1]
+
+
+def wide_dtype(xp: Namespace, x: Array) -> DType:
+    """float64 for a float64 tensor, float32 for every other."""
+    return xp.float64 if dtype_name(x) == "float64" else xp.float32
+
+
+def dtype_called(xp: Namespace, name: str, like: Array) -> DType:
+    """The dtype of this name in `xp`, or that of `like` if it has the name. Raises DTypeError."""
+    if dtype_name(like) == name:
+        return like.dtype
+    found = getattr(xp, name, None)
+    if (
+        found is None
+        and name == "bfloat16"
+        and (compat.is_numpy_namespace(xp) or compat.is_cupy_namespace(xp))
+    ):
+        # Their bfloat16 lives in an extension package. Imported only when somebody asks for it.
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise DTypeError("bfloat16 in NumPy needs ml_dtypes: pip install ml_dtypes.") from None
+        found = xp.dtype(ml_dtypes.bfloat16)
+    if found is None:
+        raise DTypeError(f"{xp.__name__} has no dtype {name!r}. Use 'float32'.")
+    return found
+
+
+def wide(xp: Namespace, x: Array, dtype: DType) -> Array:
+    """`x` in the compute dtype. May be `x` itself: never write to the result."""
+    return x if x.dtype == dtype else xp.astype(x, dtype, copy=False)
+
+
+def at_least(x: Any, low: Any) -> Any:
+    """max(x, low), NaN kept; for Python numbers and arrays.
+
+    Not `xp.maximum(x, 1.0)`: that breaks torch.compile(fullgraph=True). Not `xp.clip`: on CuPy it
+    goes through boolean indexing, a host sync.
+    """
+    below = x < low
+    return (low if below else x) if isinstance(below, bool) else _where(below, low, x)
+
+
+def at_most(x: Any, high: Any) -> Any:
+    """min(x, high), NaN in `x` kept."""
+    above = x > high
+    return (high if above else x) if isinstance(above, bool) else _where(above, high, x)
+
+
+def _where(condition: Array, a: Any, b: Any) -> Array:
+    return namespace(condition).where(condition, a, b)
+
+
+def square_root(x: Any) -> Any:
+    """Of a Python number or an array."""
+    return math.sqrt(x) if type(x) in (float, int) else namespace(x).sqrt(x)
+
+
+def minus_expm1(x: Any) -> Any:
+    """1 - exp(x), exact near 0, for a Python number or an array."""
+    return -(math.expm1(x) if type(x) in (float, int) else namespace(x).expm1(x))
+
+
+def logarithm(x: Any) -> Any:
+    """Of a Python number or an array."""
+    return math.log(x) if type(x) in (float, int) else namespace(x).log(x)
+
+
+def sum_to(xp: Namespace, x: Array, shape: Shape) -> Array:
+    """`x` summed, dims kept, over the axes on which `shape` is 1 and `x` is not."""
+    axes = tuple(a for a, (n, m) in enumerate(zip(x.shape, shape, strict=True)) if m == 1 != n)
+    if not axes:
+        return x
+    if sums_run(xp) and max(x.shape[a] for a in axes) > _RUNNING_SUM and axes != (x.ndim - 1,):
+        # NumPy adds pairwise only along a contiguous axis; elsewhere the error grows with the
+        # length (3e-6 at 4096). float64 accumulation costs 2.4 times that sum and removes it.
+        return xp.astype(xp.sum(x, axis=axes, keepdims=True, dtype=xp.float64), x.dtype)
+    return xp.sum(x, axis=axes, keepdims=True)
+
+
+@lru_cache(maxsize=64)
+def sums_run(xp: Namespace) -> bool:
+    """Whether sums over a strided axis are plain running sums: NumPy and what wraps it."""
+    return bool(
+        compat.is_numpy_namespace(xp)
+        or compat.is_dask_namespace(xp)
+        or compat.is_array_api_strict_namespace(xp)
+    )
+
+
+def can_write_blocks(x: Array) -> bool:
+    """Whether arrays of this library take `out[block] = value`, the streamed executor's need.
+
+    JAX does not; lazy libraries (dask, ndonnx) do, at the price of a graph node per block.
+    """
+    return not (compat.is_jax_array(x) or compat.is_lazy_array(x))
+
+
+def device(x: Array) -> Any:
+    """What creation functions of x's namespace take as `device=`; None where they need none."""
+    # JAX tracers and sharded arrays have no single device; XLA places the result.
+    return None if compat.is_jax_array(x) else compat.device(x)

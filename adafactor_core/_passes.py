@@ -1,0 +1,318 @@
+"""The algorithm: observe, advance, measure, scale, apply (docs/algorithm.md has the equations).
+
+Each pass reads its tensor once. What crosses a block, a device or a rank is a sum, so the same
+functions serve cache blocks, shards and whole tensors. Comments give shapes for a matrix (m, n)
+with row axis 0 and column axis 1: row (m, 1), col (1, n), RMS scopes (1, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ._factoring import without
+from ._numerics import (
+    TINY,
+    Array,
+    Shape,
+    at_least,
+    at_most,
+    device,
+    square_root,
+    sum_to,
+    wide,
+)
+from ._streaming import block_limit, blocks, sweep
+from ._work import Partial, Work
+
+
+class Passes(Protocol):
+    """What a backend replaces. Each method takes tensors through one pass of the table above.
+
+    A kernel is held to the results of ArrayPasses; tests compare the two over all options served.
+    """
+
+    def serves(self, work: Work) -> str:
+        """Why these passes cannot take the tensor with its options; empty if they can."""
+        ...
+
+    def batches(self, works: Sequence[Work]) -> Sequence[Sequence[Work]]:
+        """The tensors grouped as they should go through all passes together."""
+        ...
+
+    def observe(self, works: Sequence[Work]) -> None: ...
+    def advance(self, works: Sequence[Work]) -> None: ...
+    def measure(self, works: Sequence[Work]) -> None: ...
+    def scale(self, works: Sequence[Work]) -> None: ...
+    def apply(self, works: Sequence[Work]) -> None: ...
+
+
+class ArrayPasses:
+    """The passes in plain array API, for any namespace; streamed over blocks where it can write."""
+
+    def __init__(self, *, stream: bool = True) -> None:
+        self._stream = stream
+
+    def serves(self, work: Work) -> str:
+        return ""
+
+    def batches(self, works: Sequence[Work]) -> Sequence[Sequence[Work]]:
+        return [[w] for w in works]  # one tensor at a time: it stays in cache
+
+    def observe(self, works: Sequence[Work]) -> None:
+        for w in works:
+            _observe(w, self._blocks(w))
+
+    def advance(self, works: Sequence[Work]) -> None:
+        for w in works:
+            if w.layout.factored:
+                _advance(w)
+
+    def measure(self, works: Sequence[Work]) -> None:
+        for w in works:
+            if w.clips and not w.measured:
+                _measure(w, self._blocks(w))
+
+    def scale(self, works: Sequence[Work]) -> None:
+        for w in works:
+            _scale(w)
+
+    def apply(self, works: Sequence[Work]) -> None:
+        for w in works:
+            _apply(w, self._blocks(w))
+
+    def _blocks(self, w: Work) -> Any:
+        if not (self._stream and w.writable):
+            return None
+        limit = block_limit(w.options.max_scratch_bytes, 8 if w.width == "float64" else 4)
+        return blocks(tuple(w.param.shape), limit)
+
+
+def _observe(w: Work, over: Any) -> None:
+    """Partial sums of G*G along rows and columns, and of X*X."""
+    plan, xp = w.layout, w.xp
+    shape = tuple(w.param.shape)
+    axes: dict[str, Shape] = {}  # what is summed, and over which axes
+    if plan.factored:
+        axes |= {"row": plan.col_axes, "col": plan.row_axes}
+    if w.options.scale_parameter:
+        axes["x2"] = plan.scale_axes
+    # Nothing stands between observe and the rest of a full slot, so one sweep does both.
+    joined = w.alone and w.clips and not plan.factored
+    if joined:
+        axes["u2"] = plan.clip_axes
+    to = {name: without(shape, summed) for name, summed in axes.items()}
+
+    def block(g: Array, x: Array, v: Array, m: Array) -> tuple[list[Array], list[Array]]:
+        sums, values = [], []
+        if plan.factored:
+            square = wide(xp, g, w.dtype) * w.prescale  # (m, n)
+            square *= square
+            sums += [sum_to(xp, square, to["row"]), sum_to(xp, square, to["col"])]
+        if w.options.scale_parameter:
+            x = wide(xp, x, w.dtype)
+            sums.append(sum_to(xp, x * x, to["x2"]))
+        if joined:
+            values = [_full(w, g, v)]
+            u = _direction(w, _source(w, g, m)[0], None, None, values[0])
+            sums.append(sum_to(xp, u * u, to["u2"]))
+        return sums, values
+
+    if not axes:
+        return
+    ins = (w.grad, w.param, w.moments.full, w.moments.momentum if w.on_gradient else None)
+    outs = [w.out("full")] if joined else []
+    sums, new = sweep(xp, w.dtype, block, ins, list(to.values()), outs, over)
+    for (name, summed), value in zip(axes.items(), sums, strict=True):
+        w.partials[name] = Partial(w.path, name, value, summed)
+    if plan.factored:
+        _observe_mean(w)
+    if joined:
+        w.new = w.new._replace(full=new[0])
+        w.measured = True
+
+
+def _observe_mean(w: Work) -> None:
+    """The two sums behind mean(R): they cross shards too, in the same reduction as the rest."""
+    plan, xp, sums = w.layout, w.xp, w.partials
+    shape = without(tuple(w.param.shape), plan.row_axes + plan.col_axes)
+    rows = 1.0 / plan.count(plan.row_axes)
+    new = sum_to(xp, sums["row"].value * rows, shape)  # (1, 1)
+    row: Array = w.moments.row
+    old = sum_to(xp, row * rows, shape)  # (1, 1)
+    both = plan.row_axes + plan.col_axes
+    sums["mean"] = Partial(w.path, "mean", new, both)
+    sums["old_mean"] = Partial(w.path, "old_mean", old, plan.row_axes)
+
+
+def _advance(w: Work) -> None:
+    """R, C <- averages; p = sqrt(mean(R)/R), q = 1/sqrt(C), so that U = G*q*p."""
+    plan, b, eps = w.layout, w.rates.b, w.eps1
+    inside = eps if w.options.eps1_mode == "grad_sq" else 0.0
+    after = eps if w.options.eps1_mode == "stats" else 0.0
+    unscale = 1.0 / (w.prescale * w.prescale)
+    by_row = unscale / plan.count(plan.col_axes)
+    by_col = unscale / plan.count(plan.row_axes)
+    sums = w.partials
+
+    row = _moved(w.moments.row, sums["row"].value * by_row + inside, b)  # (m, 1)
+    col = _moved(w.moments.col, sums["col"].value * by_col + inside, b)  # (1, n)
+    mean = _moved(sums["old_mean"].value, sums["mean"].value * by_row + inside, b)  # (1, 1)
+    if w.options.eps1_mode == "clamp":
+        mean = at_least(mean, eps)
+    # Three roots, not sqrt(mean/row): with a dead row at 1e-30 that quotient overflows.
+    w.p = square_root(mean) / square_root(_floored(w, row, after))  # (m, 1)
+    w.q = 1.0 / square_root(_floored(w, col, after))  # (1, n)
+    w.new = w.new._replace(row=w.put("row", row), col=w.put("col", col))
+
+
+def _moved(old: Array, new: Array, b: Any) -> Array:
+    """old + b*(new - old). Not in that form: at b = 1 a large old value would swallow a small new
+    one and leave 0, and not (1-b)*old either: rounding 1-b biases the average when b is small."""
+    return (old - old * b) + new * b
+
+
+def _floored(w: Work, statistic: Array, after: float) -> Array:
+    if after >= TINY[w.width]:
+        return statistic + after
+    return at_least(statistic + after if after else statistic, TINY[w.width])
+
+
+def _full(w: Work, g: Array, v: Array) -> Array:
+    """The full second moment after this step, for tensors that are not factored."""
+    g = wide(w.xp, g, w.dtype)
+    square = g * g
+    if w.options.eps1_mode == "grad_sq":
+        square = square + w.eps1
+    return _moved(v, square, w.rates.b)
+
+
+def _source(w: Work, g: Array, m: Array) -> tuple[Array, list[Array]]:
+    """What U is made of: the gradient, or its average, which then comes with the slot to keep."""
+    g = wide(w.xp, g, w.dtype)
+    if not w.on_gradient:
+        return g, []
+    return _averaged(w, m, -g if w.options.maximize else g)
+
+
+def _direction(w: Work, z: Array, p: Any, q: Any, v: Array) -> Array:
+    """U = z / sqrt(V) before clipping, a new array. Two thin factors: never their product, which
+    under- and overflows."""
+    clamp = w.options.eps1_mode == "clamp"
+    highest = min(1.0 / w.eps1, 3e38) if clamp else 0.0
+    if w.layout.factored:
+        u = z * q  # (m, n)
+        if clamp:  # p*q <= highest, without forming p*q
+            p = at_most(p, highest / at_least(q, highest * 1e-38))
+        u *= p
+        return u
+    after = w.eps1 if w.options.eps1_mode == "stats" else 0.0
+    safe = w.options.eps1_mode == "grad_sq" and w.eps1 > 1e6 * TINY[w.width]
+    root = square_root(v if safe else _floored(w, v, after))
+    return z * at_most(1.0 / root, highest) if clamp else z / root
+
+
+def _measure(w: Work, over: Any) -> None:
+    """Partial sums of U*U; a full V moves here."""
+    plan, xp = w.layout, w.xp
+    to = without(tuple(w.param.shape), plan.clip_axes)
+
+    def block(g: Array, p: Array, q: Array, v: Array, m: Array) -> tuple[list[Array], list[Array]]:
+        values = [] if plan.factored else [_full(w, g, v)]
+        u = _direction(w, _source(w, g, m)[0], p, q, values[0] if values else None)
+        u *= u
+        return [sum_to(xp, u, to)], values  # (1, 1)
+
+    m = w.moments.momentum if w.on_gradient else None
+    outs = [] if plan.factored else [w.out("full")]
+    ins = (w.grad, w.p, w.q, w.moments.full, m)
+    (u2,), new = sweep(xp, w.dtype, block, ins, [to], outs, over)
+    w.partials["u2"] = Partial(w.path, "u2", u2, plan.clip_axes)
+    if new:
+        w.new = w.new._replace(full=new[0])
+    w.measured = True
+
+
+def _scale(w: Work) -> None:
+    """alpha = lr_t * rho_t * scale, the clip factor, and the share of X that decays."""
+    o, r, plan = w.options, w.rates, w.layout
+    w.alpha = r.step_size
+    by = {"alpha": None, "lr": r.lr, "none": 1.0}[o.weight_decay_by]
+    if o.scale_parameter:
+        rms = square_root(w.partials["x2"].value * (1.0 / plan.count(plan.scale_axes)))  # (1, 1)
+        if o.weight_decay_first:
+            rms = rms * abs(1.0 - r.weight_decay * by)
+        size = at_least(rms, o.eps2)
+        if o.max_parameter_scale is not None:
+            size = at_most(size, o.max_parameter_scale)
+        w.alpha = w.alpha * size  # (1, 1)
+    if o.clip_threshold is not None:
+        u_rms = square_root(w.partials["u2"].value * (1.0 / plan.count(plan.clip_axes)))
+        w.clip = 1.0 / at_least(u_rms * (1.0 / o.clip_threshold), 1.0)  # (1, 1)
+    if w.decays:
+        w.decay = r.weight_decay * (w.alpha if by is None else by)
+
+
+def _apply(w: Work, over: Any) -> None:
+    """D = -alpha*Uc with momentum and weight decay, and X + D where parameters are wanted."""
+    xp = w.xp
+    late = not w.measured and not w.layout.factored  # clipping is off: V has not moved yet
+    wants_x = w.emit == "param" or w.decays
+    names = ["full"] if late else []
+    if w.options.beta1 is not None:
+        names.append("momentum")
+
+    def block(
+        g: Array, x: Array, p: Array, q: Array, v: Array, m: Array
+    ) -> tuple[list[Array], list[Array]]:
+        values = []
+        if late:
+            v = _full(w, g, v)
+            values.append(v)
+        z, averaged = _source(w, g, m)
+        d, kept = _update(w, _direction(w, z, p, q, v), m)
+        if wants_x:
+            x = wide(xp, x, w.dtype)
+        if w.decays:
+            d = d - x * w.decay
+        return [], [*values, *averaged, *kept, x + d if w.emit == "param" else d]
+
+    v = w.moments.full if late else w.new.full
+    ins = (w.grad, w.param if wants_x else None, w.p, w.q, v, w.moments.momentum)
+    outs = [w.out(name) for name in (*names, "result")]
+    _, (*kept, w.result) = sweep(xp, w.dtype, block, ins, [], outs, over)
+    w.new = w.new._replace(**dict(zip(names, kept, strict=True)))
+
+
+def _update(w: Work, u: Array, m: Array) -> tuple[Array, list[Array]]:
+    """(D without decay, momentum to keep) from the unclipped direction `u`, which it may reuse."""
+    if w.options.beta1 is None or w.on_gradient:
+        # A momentum of gradients has taken the sign of maximize already.
+        ascend = w.options.maximize and not w.on_gradient
+        u *= w.alpha * w.clip * (1.0 if ascend else -1.0)
+        return u, []
+    scaled = w.options.momentum_on == "scaled_update"
+    u *= (w.alpha * w.clip if scaled else w.clip) * (-1.0 if w.options.maximize else 1.0)
+    used, kept = _averaged(w, m, u)
+    return used * (-1.0 if scaled else -1.0 * w.alpha), kept
+
+
+def _averaged(w: Work, m: Array, z: Array) -> tuple[Array, list[Array]]:
+    """(value to use, [value to store]) of beta1*m + (1 - beta1)*z; see momentum_arithmetic."""
+    xp = w.xp
+    beta1: Any = w.rates.beta1
+
+    def rounded(x: Array) -> Array:
+        return wide(xp, xp.astype(x, m.dtype, copy=False), w.dtype)
+
+    old = wide(xp, m, w.dtype)
+    if w.options.momentum_arithmetic == "weak":
+        number = isinstance(beta1, float)
+        weight = xp.asarray(beta1, dtype=w.dtype, device=device(m)) if number else beta1
+        used = rounded(old * rounded(weight)) + z * (1.0 - beta1)
+        return used, [used]
+    if w.options.momentum_arithmetic == "buffer":
+        new = rounded(old * beta1 + rounded(z) * (1.0 - beta1))
+    else:
+        new = old * beta1 + z * (1.0 - beta1)
+    return new, [new]

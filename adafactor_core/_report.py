@@ -1,0 +1,101 @@
+"""memory_report: what the state of these parameters costs, before any of it is allocated."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from ._config import Config, resolve
+from ._factoring import Shape, layout, without
+from ._numerics import dtype_name
+from ._tree import Tree, flatten
+
+_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+
+class TensorMemory(NamedTuple):
+    """One tensor. Sizes in bytes; axes are () where the second moment is kept in full."""
+
+    path: str
+    shape: Shape
+    dtype: str
+    row_axes: Shape
+    col_axes: Shape
+    reason: str
+    param_bytes: int
+    state_bytes: int
+    adam_bytes: int  # two full slots in the compute dtype
+
+
+class MemoryReport(NamedTuple):
+    """All tensors; `print(report)` shows a table. The step counter (4 bytes) is not counted."""
+
+    tensors: tuple[TensorMemory, ...]
+
+    @property
+    def param_bytes(self) -> int:
+        return sum(t.param_bytes for t in self.tensors)
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(t.state_bytes for t in self.tensors)
+
+    @property
+    def adam_bytes(self) -> int:
+        return sum(t.adam_bytes for t in self.tensors)
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [
+            ("tensor", "shape", "dtype", "factored", "param", "state", "Adam", "why")
+        ]
+        rows += [
+            (
+                t.path or "(array)", str(t.shape), t.dtype,
+                f"{_axes(t.row_axes)} x {_axes(t.col_axes)}" if t.row_axes else "no",
+                _size(t.param_bytes), _size(t.state_bytes), _size(t.adam_bytes), t.reason,
+            )
+            for t in self.tensors
+        ]  # fmt: skip
+        sizes = map(_size, (self.param_bytes, self.state_bytes, self.adam_bytes))
+        rows.append(("total", "", "", "", *sizes, ""))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(c.ljust(n) for c, n in zip(r, widths, strict=True)) for r in rows)
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def memory_report(params: Tree, config: Config | None = None) -> MemoryReport:
+    """State bytes per tensor, the axes factored and why, beside Adam's.
+
+    `params`: as for init, or anything with `.shape` and `.dtype` at the leaves
+    (jax.ShapeDtypeStruct, meta tensors). Allocates nothing. Raises ConfigError or ShapeError.
+    """
+    leaves = flatten(params)
+    options = resolve(config or Config(), leaves.paths)
+    columns = zip(leaves.paths, leaves.arrays, options, strict=True)
+    return MemoryReport(tuple(_tensor(path, x, o) for path, x, o in columns))
+
+
+def _tensor(path: str, x: object, o: Config) -> TensorMemory:
+    shape: Shape = tuple(x.shape)  # type: ignore[attr-defined]
+    dtype = dtype_name(x)
+    plan = layout(shape, o, path)
+    wide = 8 if dtype == "float64" else 4
+    kept = [without(shape, plan.col_axes), without(shape, plan.row_axes)]
+    state = wide * sum(map(math.prod, kept if plan.factored else [shape]))
+    if o.beta1 is not None:
+        state += math.prod(shape) * (wide if o.momentum_dtype == "float32" else 2)
+    n = math.prod(shape)
+    return TensorMemory(
+        path, shape, dtype, plan.row_axes, plan.col_axes, plan.reason,
+        n * _SIZES[dtype], state, 2 * n * wide,
+    )  # fmt: skip
+
+
+def _axes(axes: Shape) -> str:
+    return ",".join(map(str, axes))
+
+
+def _size(n: int) -> str:
+    if n < 10_000:
+        return f"{n} B"
+    return f"{n / 1e3:.1f} kB" if n < 1_000_000 else f"{n / 1e6:.1f} MB"

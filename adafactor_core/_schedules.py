@@ -1,0 +1,90 @@
+"""Everything that depends on `t` alone: decay, step size, weight decay, momentum decay.
+
+Works on a Python int `t` (counter on the host) and on a 0-D float array (counter on the device,
+jit) alike, so that a traced step needs no host sync and an eager one no array.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, NamedTuple
+
+import array_api_compat as compat
+
+from ._config import Config, RelativeStep
+from ._errors import ConfigError
+from ._numerics import at_least, at_most, logarithm, minus_expm1, namespace
+
+Scalar = Any  # a Python float, or a 0-D array in the compute dtype
+
+
+class Rates(NamedTuple):
+    """The scalars of one step. Python floats when `t` was an int, else 0-D arrays."""
+
+    b: Scalar  # 1 - beta2_t; the primitive, because 1 - (1 - b) loses 3e-3 of it at t = 1e7
+    lr: Scalar  # lr_t
+    step_size: Scalar  # lr_t * rho_t: alpha without the parameter scale
+    weight_decay: Scalar
+    beta1: Scalar | None
+
+
+def rates(o: Config, t: Scalar, width: str) -> Rates:
+    """The scalars of step `t` (completed steps + 1) for tensors computed in dtype `width`.
+
+    Raises ConfigError for a schedule that returns anything but a finite number >= 0.
+    """
+    lr = 1.0 if o.lr is None else _at("lr", o.lr, t, width)
+    beta1 = None if o.beta1 is None else _at("beta1", o.beta1, t, width)
+    decay = _at("weight_decay", o.weight_decay, t, width)
+    b = _second_moment(o, _at("decay_rate", o.decay_rate, t, width), t)
+    return Rates(b, lr, _step_size(o, lr, t), decay, beta1)
+
+
+def _step_size(o: Config, lr: Scalar, t: Scalar) -> Scalar:
+    relative = o.step_size or (RelativeStep() if o.lr is None else None)
+    if relative is None:
+        return lr
+    rho = t**-0.5
+    if relative.warmup_init:
+        rho = at_most(rho, 1e-6 * t)
+    if relative.cap is None:  # the learning rate is the cap and not a multiplier (torch, Keras)
+        return at_most(lr, rho)
+    return lr * at_most(rho, relative.cap)
+
+
+def _second_moment(o: Config, rate: Scalar, t: Scalar) -> Scalar:
+    """b = 1 - beta2_t (paper, section 7.2 for "pow"; "adam" is Adam's bias correction)."""
+    # Clamped: an offset beyond the counter gave NaN for good in optax (its PR 1791).
+    t = at_least(t - o.decay_offset, 1) if o.decay_offset else t
+    if o.decay_type == "pow":
+        b = t**-rate
+    elif o.decay_type == "constant":
+        b = 1.0 - rate
+    elif isinstance(rate, float) and rate == 0.0:
+        b = 1.0
+    else:
+        b = (1.0 - rate) / minus_expm1(t * logarithm(rate))
+    return b if o.beta2_cap is None else at_least(b, 1.0 - o.beta2_cap)
+
+
+def _at(name: str, value: Any, t: Scalar, width: str) -> Scalar:
+    """A number as it is, a schedule at `t`. Host values are checked; a traced one cannot be."""
+    if not callable(value):
+        return value
+    got = value(t)
+    if getattr(got, "shape", None) == () and not compat.is_numpy_array(got):
+        xp = namespace(got)
+        return xp.astype(got, getattr(xp, width), copy=False)
+    if not isinstance(got, Real) and getattr(got, "shape", None) != ():
+        raise ConfigError(
+            f"the schedule for {name} returned a {type(got).__name__} at t={t}. It must return a "
+            f"number or a 0-D array."
+        )
+    number = float(got)  # a 0-D NumPy float64 array would promote every tensor it meets
+    if not math.isfinite(number) or number < 0:
+        raise ConfigError(
+            f"the schedule for {name} returned {got!r} at t={t}. It must return a finite number "
+            f">= 0 for every t >= 1."
+        )
+    return number

@@ -1,0 +1,101 @@
+"""The executors `whole` and `streamed`: one block function, run once or over blocks in cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from ._numerics import Array, DType, Namespace, Shape, device
+
+Index = tuple[slice, ...]
+Block = Callable[..., tuple[Sequence[Array], Sequence[Array]]]
+
+BLOCK_ELEMENTS = 1 << 16
+_TEMPORARIES = 4  # block-sized arrays alive at once in the busiest pass (apply with momentum)
+
+
+class Out(NamedTuple):
+    """Where a block function's value goes: into `array`, or to a new array where that is None."""
+
+    array: Array | None
+    dtype: DType
+
+
+def block_limit(max_scratch_bytes: int | None, itemsize: int) -> int:
+    """Elements per block such that all temporaries of a block stay below the bound."""
+    if max_scratch_bytes is None:
+        return BLOCK_ELEMENTS
+    return max(1, min(BLOCK_ELEMENTS, max_scratch_bytes // (itemsize * _TEMPORARIES)))
+
+
+@lru_cache(maxsize=4096)
+def blocks(shape: Shape, limit: int) -> tuple[Index, ...] | None:
+    """Boxes of at most `limit` elements, cut along the leading axes; None if one would do."""
+    if math.prod(shape) <= limit:
+        return None
+    # The first axis whose single slices fit is cut into runs of slices, those before it singly.
+    axis = next(a for a in range(len(shape)) if math.prod(shape[a + 1 :]) <= limit)
+    run = max(1, limit // math.prod(shape[axis + 1 :]))
+    size = shape[axis]
+    heads = _products([range(s) for s in shape[:axis]])
+    tail = (slice(None),) * (len(shape) - axis - 1)
+    cuts = [slice(i, min(i + run, size)) for i in range(0, size, run)]
+    return tuple((*(slice(i, i + 1) for i in head), cut, *tail) for head in heads for cut in cuts)
+
+
+def _products(ranges: list[range]) -> list[tuple[int, ...]]:
+    heads: list[tuple[int, ...]] = [()]
+    for r in ranges:
+        heads = [(*head, i) for head in heads for i in r]
+    return heads
+
+
+def take(a: Array | None, index: Index) -> Array | None:
+    """The part of `a` that belongs to a block; `a` may have size 1 where it broadcasts."""
+    return None if a is None else a[_narrow(tuple(a.shape), index)]
+
+
+def _narrow(shape: Shape, index: Index) -> Index:
+    return tuple(slice(None) if n == 1 else i for n, i in zip(shape, index, strict=True))
+
+
+def sweep(
+    xp: Namespace,
+    dtype: DType,
+    block: Block,
+    ins: Sequence[Array | None],
+    sums: Sequence[Shape],
+    outs: Sequence[Out],
+    over: tuple[Index, ...] | None,
+) -> tuple[list[Array], list[Array]]:
+    """Runs `block(*ins) -> (partial sums, values)` and returns (sums, values).
+
+    `sums` are the shapes of the partial sums, which are added up over blocks in `dtype`; values
+    have the shape of the block.
+    """
+    if over is None:
+        parts, values = block(*ins)
+        return list(parts), [_write(xp, o, v) for o, v in zip(outs, values, strict=True)]
+    like = next(a for a in ins if a is not None)
+    totals = [xp.zeros(shape, dtype=dtype, device=device(like)) for shape in sums]
+    outs = [
+        o if o.array is not None else Out(xp.empty_like(like, dtype=o.dtype), o.dtype) for o in outs
+    ]
+    for index in over:
+        parts, values = block(*(take(a, index) for a in ins))
+        for total, part in zip(totals, parts, strict=True):
+            total[_narrow(tuple(total.shape), index)] += part
+        for out, value in zip(outs, values, strict=True):
+            assert out.array is not None
+            out.array[index] = xp.astype(value, out.dtype, copy=False)
+    return totals, [o.array for o in outs]
+
+
+def _write(xp: Namespace, out: Out, value: Array) -> Array:
+    value = xp.astype(value, out.dtype, copy=False)
+    if out.array is None:
+        return value if value.shape else xp.asarray(value)  # 0-D NumPy results are scalars
+    out.array[...] = value
+    return out.array

@@ -1,0 +1,98 @@
+"""Nestings of arrays: paths, matching, and the checks that run before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import optree
+
+from ._errors import DTypeError, ReadOnlyError, ShapeError, TreeError
+from ._numerics import TRAINABLE, Array, Namespace, dtype_name, namespace
+from ._state import Moments
+
+Tree = Any
+
+
+class Leaves(NamedTuple):
+    """A flattened tree of parameters. `paths` join keys and indices with "."; a bare array: ""."""
+
+    paths: list[str]
+    arrays: list[Array]
+    spec: optree.PyTreeSpec
+
+
+def flatten(params: Tree) -> Leaves:
+    """Raises TreeError for two tensors with one path."""
+    keys, arrays, spec = optree.tree_flatten_with_path(params)
+    paths = [".".join(map(str, key)) for key in keys]
+    if len(set(paths)) != len(paths):
+        twice = next(p for p in paths if paths.count(p) > 1)
+        raise TreeError(f"two tensors have the path {twice!r}. Rename one of their keys.")
+    return Leaves(paths, list(arrays), spec)
+
+
+def matching(leaves: Leaves, tree: Tree, what: str) -> list[Any]:
+    """`tree` cut at the leaves of the parameters. Raises TreeError that lists what differs."""
+    try:
+        return leaves.spec.flatten_up_to(tree)
+    except (ValueError, TypeError) as error:
+        keys = optree.tree_paths(tree, is_leaf=lambda x: x is None or isinstance(x, Moments))
+        found = {".".join(map(str, key)) for key in keys}
+        wanted = set(leaves.paths)
+        raise TreeError(
+            f"{what} must be nested like params. Missing: {_some(wanted - found)}; "
+            f"unknown: {_some(found - wanted)}. ({error})"
+        ) from None
+
+
+def _some(paths: set[str]) -> str:
+    shown = ", ".join(map(repr, sorted(paths)[:5]))
+    return (shown + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")) or "none"
+
+
+def check_param(x: Any, path: str) -> Namespace:
+    """Its namespace. Raises DTypeError for what is no array, or no real floating one."""
+    xp = namespace(x, path)
+    if dtype_name(x) not in TRAINABLE:
+        raise DTypeError(
+            f"tensor {path!r} of shape {tuple(x.shape)} has dtype {x.dtype}; Adafactor trains "
+            f"{', '.join(TRAINABLE)}. Cast it, or keep it out of params."
+        )
+    return xp
+
+
+def check_grad(xp: Namespace, x: Array, g: Any, path: str) -> None:
+    """Raises TreeError, DTypeError or ShapeError unless `g` can be the gradient of `x`."""
+    if g is None:
+        raise TreeError(f"the gradient of tensor {path!r} is None. Pass zeros, or leave it out.")
+    if namespace(g, path) is not xp:
+        raise DTypeError(
+            f"tensor {path!r} is a {type(x).__name__}, its gradient a {type(g).__name__}. "
+            f"Convert one, for example with from_dlpack."
+        )
+    if dtype_name(g) not in TRAINABLE:
+        raise DTypeError(
+            f"the gradient of tensor {path!r} has dtype {g.dtype}, expected one of "
+            f"{', '.join(TRAINABLE)}."
+        )
+    if tuple(g.shape) != tuple(x.shape):
+        raise ShapeError(
+            f"the gradient of tensor {path!r} has shape {tuple(g.shape)}, the tensor itself "
+            f"{tuple(x.shape)}. Pass the gradient of this tensor, not reduced or broadcast."
+        )
+
+
+def check_writable(x: Array, path: str) -> None:
+    """Raises ReadOnlyError for an array that says it cannot be written (NumPy's flag)."""
+    flags = getattr(x, "flags", None)
+    if flags is not None and not getattr(flags, "writeable", True):
+        raise ReadOnlyError(
+            f"tensor {path!r} is read-only, and this optimizer updates in place. Pass a copy, or "
+            f"use adafactor_core.step, which returns new arrays."
+        )
+
+
+def unflatten(leaves: Leaves, values: Sequence[Any]) -> Tree:
+    """A tree nested like the parameters."""
+    return leaves.spec.unflatten(values)

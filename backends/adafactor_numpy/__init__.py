@@ -1,0 +1,1 @@
+"""Adafactor for NumPy arrays."""
