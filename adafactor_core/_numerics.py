@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -128,6 +130,14 @@ def sum_to(xp: Namespace, x: Array, shape: Shape) -> Array:
     return xp.sum(x, axis=axes, keepdims=True)
 
 
+def sum_squares_to(xp: Namespace, x: Array, shape: Shape) -> Array:
+    """`sum_to` of x*x; without the temporary where a dot product is as exact as a sum."""
+    if x.ndim and shape[-1] == 1 != x.shape[-1] and sums_run(xp):
+        # Not on other libraries: a GPU or TPU may run vecdot in TF32 or bfloat16.
+        return sum_to(xp, xp.vecdot(x, x)[..., None], shape)
+    return sum_to(xp, x * x, shape)
+
+
 @lru_cache(maxsize=64)
 def sums_run(xp: Namespace) -> bool:
     """Whether sums over a strided axis are plain running sums: NumPy and what wraps it."""
@@ -144,6 +154,23 @@ def can_write_blocks(x: Array) -> bool:
     JAX does not; lazy libraries (dask, ndonnx) do, at the price of a graph node per block.
     """
     return not (compat.is_jax_array(x) or compat.is_lazy_array(x))
+
+
+@contextmanager
+def long_inner_loops(xp: Namespace, length: int) -> Iterator[None]:
+    """Keeps NumPy from copying the operands of broadcast products through its buffer.
+
+    It does so for inner loops of at most half the buffer (4096 elements), and a block times a row
+    or column then takes 2 to 3 times as long. Below 512 elements the copy pays, so leave it there.
+    """
+    if length < 512 or not compat.is_numpy_namespace(xp):
+        yield
+        return
+    before = xp.setbufsize(min(8192, length // 16 * 16))
+    try:
+        yield
+    finally:
+        xp.setbufsize(before)
 
 
 def device(x: Array) -> Any:

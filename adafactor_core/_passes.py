@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ._config import Config
 from ._factoring import without
 from ._numerics import (
     TINY,
@@ -19,9 +20,11 @@ from ._numerics import (
     at_most,
     device,
     square_root,
+    sum_squares_to,
     sum_to,
     wide,
 )
+from ._schedules import Rates
 from ._streaming import block_limit, blocks, sweep
 from ._work import Partial, Work
 
@@ -106,16 +109,15 @@ def _observe(w: Work, over: Any) -> None:
     def block(g: Array, x: Array, v: Array, m: Array) -> tuple[list[Array], list[Array]]:
         sums, values = [], []
         if plan.factored:
-            square = wide(xp, g, w.dtype) * w.prescale  # (m, n)
-            square *= square
-            sums += [sum_to(xp, square, to["row"]), sum_to(xp, square, to["col"])]
+            g_small = wide(xp, g, w.dtype) * w.prescale  # (m, n)
+            sums.append(sum_squares_to(xp, g_small, to["row"]))  # (m, 1)
+            sums.append(sum_squares_to(xp, g_small, to["col"]))  # (1, n)
         if w.options.scale_parameter:
-            x = wide(xp, x, w.dtype)
-            sums.append(sum_to(xp, x * x, to["x2"]))
+            sums.append(sum_squares_to(xp, wide(xp, x, w.dtype), to["x2"]))  # (1, 1)
         if joined:
             values = [_full(w, g, v)]
             u = _direction(w, _source(w, g, m)[0], None, None, values[0])
-            sums.append(sum_to(xp, u * u, to["u2"]))
+            sums.append(sum_squares_to(xp, u, to["u2"]))
         return sums, values
 
     if not axes:
@@ -195,21 +197,24 @@ def _source(w: Work, g: Array, m: Array) -> tuple[Array, list[Array]]:
     return _averaged(w, m, -g if w.options.maximize else g)
 
 
-def _direction(w: Work, z: Array, p: Any, q: Any, v: Array) -> Array:
-    """U = z / sqrt(V) before clipping, a new array. Two thin factors: never their product, which
-    under- and overflows."""
+def _direction(w: Work, z: Array, p: Any, q: Any, v: Array, times: Any = None) -> Array:
+    """U = z / sqrt(V) before clipping, and `times` a factor of its scope; a new array.
+
+    Two thin factors: never their product, which under- and overflows.
+    """
     clamp = w.options.eps1_mode == "clamp"
     highest = min(1.0 / w.eps1, 3e38) if clamp else 0.0
     if w.layout.factored:
         u = z * q  # (m, n)
         if clamp:  # p*q <= highest, without forming p*q
             p = at_most(p, highest / at_least(q, highest * 1e-38))
-        u *= p
+        u *= p if times is None else p * times
         return u
     after = w.eps1 if w.options.eps1_mode == "stats" else 0.0
     safe = w.options.eps1_mode == "grad_sq" and w.eps1 > 1e6 * TINY[w.width]
     root = square_root(v if safe else _floored(w, v, after))
-    return z * at_most(1.0 / root, highest) if clamp else z / root
+    u = z * at_most(1.0 / root, highest) if clamp else z / root
+    return u if times is None else u * times
 
 
 def _measure(w: Work, over: Any) -> None:
@@ -220,8 +225,7 @@ def _measure(w: Work, over: Any) -> None:
     def block(g: Array, p: Array, q: Array, v: Array, m: Array) -> tuple[list[Array], list[Array]]:
         values = [] if plan.factored else [_full(w, g, v)]
         u = _direction(w, _source(w, g, m)[0], p, q, values[0] if values else None)
-        u *= u
-        return [sum_to(xp, u, to)], values  # (1, 1)
+        return [sum_squares_to(xp, u, to)], values  # (1, 1)
 
     m = w.moments.momentum if w.on_gradient else None
     outs = [] if plan.factored else [w.out("full")]
@@ -234,67 +238,85 @@ def _measure(w: Work, over: Any) -> None:
 
 
 def _scale(w: Work) -> None:
-    """alpha = lr_t * rho_t * scale, the clip factor, and the share of X that decays."""
-    o, r, plan = w.options, w.rates, w.layout
-    w.alpha = r.step_size
-    by = {"alpha": None, "lr": r.lr, "none": 1.0}[o.weight_decay_by]
+    plan, sums = w.layout, w.partials
+    x2 = u2 = None
+    if "x2" in sums:
+        x2 = sums["x2"].value * (1.0 / plan.count(plan.scale_axes))  # (1, 1)
+    if "u2" in sums:
+        u2 = sums["u2"].value * (1.0 / plan.count(plan.clip_axes))  # (1, 1)
+    w.before, w.after, w.decay = factors(w.options, w.rates, x2, u2)
+
+
+def factors(o: Config, r: Rates, x2: Any, u2: Any) -> tuple[Any, Any, Any]:
+    """The scale pass: what U, the update and X are multiplied by, from mean squares of X and U.
+
+    Returns `(before, after, decay)`: D = after * average(before * U) - decay * X, where without
+    momentum `after` is 1. Elementwise, so a kernel may pass vectors with an entry per tensor.
+    """
+    alpha: Any = r.step_size
+    by: Any = {"alpha": None, "lr": r.lr, "none": 1.0}[o.weight_decay_by]
     if o.scale_parameter:
-        rms = square_root(w.partials["x2"].value * (1.0 / plan.count(plan.scale_axes)))  # (1, 1)
+        rms = square_root(x2)
         if o.weight_decay_first:
             rms = rms * abs(1.0 - r.weight_decay * by)
         size = at_least(rms, o.eps2)
         if o.max_parameter_scale is not None:
             size = at_most(size, o.max_parameter_scale)
-        w.alpha = w.alpha * size  # (1, 1)
+        alpha = alpha * size
+    clip: Any = 1.0
     if o.clip_threshold is not None:
-        u_rms = square_root(w.partials["u2"].value * (1.0 / plan.count(plan.clip_axes)))
-        w.clip = 1.0 / at_least(u_rms * (1.0 / o.clip_threshold), 1.0)  # (1, 1)
-    if w.decays:
-        w.decay = r.weight_decay * (w.alpha if by is None else by)
+        clip = 1.0 / at_least(square_root(u2) * (1.0 / o.clip_threshold), 1.0)
+    decay = r.weight_decay * (alpha if by is None else by)
+    sign = -1.0 if o.maximize else 1.0  # of the gradient
+    if o.beta1 is None:
+        return -sign * alpha * clip, 1.0, decay
+    if o.momentum_on == "grad":  # the average has taken the sign of the gradient already
+        return -1.0 * alpha * clip, 1.0, decay
+    if o.momentum_on == "update":
+        return sign * clip, -1.0 * alpha, decay
+    return sign * alpha * clip, -1.0, decay
 
 
 def _apply(w: Work, over: Any) -> None:
     """D = -alpha*Uc with momentum and weight decay, and X + D where parameters are wanted."""
-    xp = w.xp
+    o, xp = w.options, w.xp
     late = not w.measured and not w.layout.factored  # clipping is off: V has not moved yet
     wants_x = w.emit == "param" or w.decays
-    names = ["full"] if late else []
-    if w.options.beta1 is not None:
-        names.append("momentum")
+    averages = o.beta1 is not None and not w.on_gradient
+    names = (["full"] if late else []) + (["momentum"] if o.beta1 is not None else [])
 
     def block(
-        g: Array, x: Array, p: Array, q: Array, v: Array, m: Array
+        g: Array,
+        x: Array,
+        p: Any,
+        q: Array,
+        v: Array,
+        m: Array,
+        before: Any,
+        after: Any,
+        decay: Any,
     ) -> tuple[list[Array], list[Array]]:
         values = []
         if late:
             v = _full(w, g, v)
             values.append(v)
-        z, averaged = _source(w, g, m)
-        d, kept = _update(w, _direction(w, z, p, q, v), m)
+        z, kept = _source(w, g, m)
+        d = _direction(w, z, p, q, v, before)
+        if averages:
+            used, kept = _averaged(w, m, d)
+            d = used * after
         if wants_x:
             x = wide(xp, x, w.dtype)
         if w.decays:
-            d = d - x * w.decay
-        return [], [*values, *averaged, *kept, x + d if w.emit == "param" else d]
+            d = d - x * decay
+        return [], [*values, *kept, x + d if w.emit == "param" else d]
 
     v = w.moments.full if late else w.new.full
     ins = (w.grad, w.param if wants_x else None, w.p, w.q, v, w.moments.momentum)
     outs = [w.out(name) for name in (*names, "result")]
-    _, (*kept, w.result) = sweep(xp, w.dtype, block, ins, [], outs, over)
+    _, new = sweep(xp, w.dtype, block, (*ins, w.before, w.after, w.decay), [], outs, over)
+    *kept, w.result = new
     w.new = w.new._replace(**dict(zip(names, kept, strict=True)))
-
-
-def _update(w: Work, u: Array, m: Array) -> tuple[Array, list[Array]]:
-    """(D without decay, momentum to keep) from the unclipped direction `u`, which it may reuse."""
-    if w.options.beta1 is None or w.on_gradient:
-        # A momentum of gradients has taken the sign of maximize already.
-        ascend = w.options.maximize and not w.on_gradient
-        u *= w.alpha * w.clip * (1.0 if ascend else -1.0)
-        return u, []
-    scaled = w.options.momentum_on == "scaled_update"
-    u *= (w.alpha * w.clip if scaled else w.clip) * (-1.0 if w.options.maximize else 1.0)
-    used, kept = _averaged(w, m, u)
-    return used * (-1.0 if scaled else -1.0 * w.alpha), kept
 
 
 def _averaged(w: Work, m: Array, z: Array) -> tuple[Array, list[Array]]:

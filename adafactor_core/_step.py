@@ -180,21 +180,30 @@ def given_up(work: Work) -> dict[str, Array]:
     return {n: a for n, a in slots_.items() if compat.is_writeable_array(a)}
 
 
+Group = tuple[Passes, Sequence[Work]]
+
+
 def execute(works: Sequence[Work], passes: Sequence[Passes], reduce: Reduce | None) -> None:
     """All tensors through all passes. `passes`: the last one must serve everything."""
+    for together in arrange(works, passes, joint=reduce is not None):
+        run(together, reduce)
+
+
+def arrange(
+    works: Sequence[Work], passes: Sequence[Passes], *, joint: bool
+) -> Sequence[Sequence[Group]]:
+    """Who takes which tensors, in the order to `run` them; `joint`: all tensors pass by pass.
+
+    An in-place adapter may keep the arrangement while its arrays stay the same.
+    """
     groups: list[tuple[Passes, list[Work]]] = [(p, []) for p in passes]
     for w in works:
         next(group for p, group in groups if not p.serves(w)).append(w)
-    groups = [(p, group) for p, group in groups if group]
-    if reduce is None:
-        for p, group in groups:
-            for batch in p.batches(group):
-                _together([(p, batch)], None)
-    else:
-        _together(groups, reduce)
+    batches: list[Group] = [(p, batch) for p, group in groups for batch in p.batches(group)]
+    return [batches] if joint else [[batch] for batch in batches]
 
 
-def _together(groups: Sequence[tuple[Passes, Sequence[Work]]], reduce: Reduce | None) -> None:
+def run(groups: Sequence[Group], reduce: Reduce | None) -> None:
     """One reduction after observe and one after measure, however many tensors there are."""
     for p, works in groups:
         p.observe(works)
@@ -208,9 +217,7 @@ def _together(groups: Sequence[tuple[Passes, Sequence[Work]]], reduce: Reduce | 
         p.apply(works)
 
 
-def _reduce(
-    groups: Sequence[tuple[Passes, Sequence[Work]]], reduce: Reduce | None, first: bool
-) -> None:
+def _reduce(groups: Sequence[Group], reduce: Reduce | None, first: bool) -> None:
     if reduce is None:
         return
     works = [w for _, group in groups for w in group]

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from ._numerics import Array, DType, Namespace, Shape, device
+from ._numerics import Array, DType, Namespace, Shape, device, long_inner_loops
 
 Index = tuple[slice, ...]
+_ALL = slice(None)
 Block = Callable[..., tuple[Sequence[Array], Sequence[Array]]]
 
-BLOCK_ELEMENTS = 1 << 16
+BLOCK_BYTES = 1 << 20  # a block and its temporaries stay in a core's share of the cache
 _TEMPORARIES = 4  # block-sized arrays alive at once in the busiest pass (apply with momentum)
 
 
@@ -25,9 +26,9 @@ class Out(NamedTuple):
 
 def block_limit(max_scratch_bytes: int | None, itemsize: int) -> int:
     """Elements per block such that all temporaries of a block stay below the bound."""
-    if max_scratch_bytes is None:
-        return BLOCK_ELEMENTS
-    return max(1, min(BLOCK_ELEMENTS, max_scratch_bytes // (itemsize * _TEMPORARIES)))
+    if max_scratch_bytes is not None:
+        return max(1, min(BLOCK_BYTES, max_scratch_bytes // _TEMPORARIES) // itemsize)
+    return BLOCK_BYTES // itemsize
 
 
 @lru_cache(maxsize=4096)
@@ -40,7 +41,7 @@ def blocks(shape: Shape, limit: int) -> tuple[Index, ...] | None:
     run = max(1, limit // math.prod(shape[axis + 1 :]))
     size = shape[axis]
     heads = _products([range(s) for s in shape[:axis]])
-    tail = (slice(None),) * (len(shape) - axis - 1)
+    tail = (_ALL,) * (len(shape) - axis - 1)
     cuts = [slice(i, min(i + run, size)) for i in range(0, size, run)]
     return tuple((*(slice(i, i + 1) for i in head), cut, *tail) for head in heads for cut in cuts)
 
@@ -52,44 +53,45 @@ def _products(ranges: list[range]) -> list[tuple[int, ...]]:
     return heads
 
 
-def take(a: Array | None, index: Index) -> Array | None:
+def take(a: Array | float | None, index: Index) -> Array | float | None:
     """The part of `a` that belongs to a block; `a` may have size 1 where it broadcasts."""
-    return None if a is None else a[_narrow(tuple(a.shape), index)]
+    return a if a is None or isinstance(a, float) or not a.shape else a[_narrow(a.shape, index)]
 
 
 def _narrow(shape: Shape, index: Index) -> Index:
-    return tuple(slice(None) if n == 1 else i for n, i in zip(shape, index, strict=True))
+    return tuple([_ALL if n == 1 else i for n, i in zip(shape, index, strict=True)])
 
 
 def sweep(
     xp: Namespace,
     dtype: DType,
     block: Block,
-    ins: Sequence[Array | None],
+    ins: Sequence[Array | float | None],
     sums: Sequence[Shape],
     outs: Sequence[Out],
     over: tuple[Index, ...] | None,
 ) -> tuple[list[Array], list[Array]]:
     """Runs `block(*ins) -> (partial sums, values)` and returns (sums, values).
 
-    `sums` are the shapes of the partial sums, which are added up over blocks in `dtype`; values
-    have the shape of the block.
+    `ins` broadcast to the shape of the first. `sums` are the shapes of the partial sums, which are
+    added up over blocks in `dtype`; values have the shape of the block.
     """
     if over is None:
         parts, values = block(*ins)
         return list(parts), [_write(xp, o, v) for o, v in zip(outs, values, strict=True)]
-    like = next(a for a in ins if a is not None)
+    like: Array = ins[0]  # has the tensor's shape
     totals = [xp.zeros(shape, dtype=dtype, device=device(like)) for shape in sums]
     outs = [
         o if o.array is not None else Out(xp.empty_like(like, dtype=o.dtype), o.dtype) for o in outs
     ]
-    for index in over:
-        parts, values = block(*(take(a, index) for a in ins))
-        for total, part in zip(totals, parts, strict=True):
-            total[_narrow(tuple(total.shape), index)] += part
-        for out, value in zip(outs, values, strict=True):
-            assert out.array is not None
-            out.array[index] = xp.astype(value, out.dtype, copy=False)
+    with long_inner_loops(xp, like.shape[-1]):
+        for index in over:
+            parts, values = block(*(take(a, index) for a in ins))
+            for total, part in zip(totals, parts, strict=True):
+                total[_narrow(total.shape, index)] += part
+            for out, value in zip(outs, values, strict=True):
+                assert out.array is not None
+                out.array[index] = xp.astype(value, out.dtype, copy=False)
     return totals, [o.array for o in outs]
 
 

@@ -49,9 +49,9 @@ class Work:
     p: Any = None  # sqrt(mean(R)/R)
     q: Any = None  # 1/sqrt(C)
     measured: bool = False
-    alpha: Any = 1.0
-    clip: Any = 1.0  # 1 / max(1, RMS(U)/d)
-    decay: Any = None  # X loses decay*X
+    before: Any = 1.0  # factors of U, of its average, and of X: see factors() in _passes.py
+    after: Any = 1.0
+    decay: Any = 0.0
 
     new: Moments = NO_MOMENTS
     result: Array = None
@@ -67,6 +67,12 @@ class Work:
     @property
     def decays(self) -> bool:
         return not (isinstance(self.rates.weight_decay, float) and self.rates.weight_decay == 0.0)
+
+    def again(self, grad: Array, rates: Rates) -> None:
+        """Readies the record for the next step of an in-place optimizer, whose arrays stay."""
+        self.grad, self.rates = grad, rates
+        self.partials, self.measured = {}, False
+        self.new, self.result = NO_MOMENTS, None
 
     def out(self, name: str) -> Out:
         """Where the new value of a slot, or the "result", goes."""

@@ -1,0 +1,229 @@
+"""The stateful, in-place optimizer over NumPy arrays. Holds no formula: the core has them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from adafactor_core import (
+    ArrayPasses,
+    Config,
+    ConfigError,
+    DTypeError,
+    MemoryReport,
+    Passes,
+    State,
+    StateError,
+    TreeError,
+    Work,
+    init,
+    memory_report,
+)
+from adafactor_core._state import check, slots
+from adafactor_core._step import Clock, Group, _plans, arrange, given_up, make_work, run
+from adafactor_core._tree import Leaves, Tree, check_grad, check_writable, flatten, matching
+from adafactor_core._tree import unflatten as nested
+
+from ._compile import available
+
+_told = False
+
+
+class MissingNumbaWarning(UserWarning):
+    """The compiled passes are off because Numba is not installed; results are the same."""
+
+
+class Adafactor:
+    """Adafactor over NumPy arrays, updated in place.
+
+    `params`: one array or any nesting of dict, list, tuple or namedtuple of writable arrays of
+    dtype float16, float32, float64 or ml_dtypes' bfloat16, none sharing memory with another.
+    `config` or its options by name (`lr=1e-3, weight_decay=0.1`), as in docs/options.md.
+    `compiled`: True wants the Numba passes, False the plain NumPy ones; None takes Numba where it
+    is installed and says so once where it is not. Raises ConfigError, DTypeError, ReadOnlyError,
+    ShapeError or TreeError, naming the tensor.
+    """
+
+    def __init__(
+        self,
+        params: Tree,
+        config: Config | None = None,
+        *,
+        compiled: bool | None = None,
+        **options: Any,
+    ) -> None:
+        if config is not None and options:
+            raise ConfigError(
+                f"both config and options ({', '.join(options)}) were given. Use "
+                f"Adafactor(params, config) or Adafactor(params, {', '.join(options)}=...)."
+            )
+        self._config = config or Config(**options)
+        self._params = params
+        self._leaves = flatten(params)
+        _check_params(self._leaves)
+        self._passes: tuple[Passes, ...] = (*_compiled(compiled), ArrayPasses())
+        self._step = 0
+        self._moments = matching(self._leaves, init(params, self._config).moments, "state")
+        self._works: list[Work] = []
+        self._arranged: dict[Any, Sequence[Sequence[Group]]] = {}
+        self._plans = _plans(self._leaves, self._config, None)
+
+    @property
+    def params(self) -> Tree:
+        """The tree given at the start; its arrays are the current parameters."""
+        return self._params
+
+    @property
+    def config(self) -> Config:
+        """The options. Assign a new Config to change them; the state must still fit it."""
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        plans = _plans(self._leaves, config, None)
+        self._check_moments(self._moments, plans)
+        self._config, self._plans = config, plans
+        self._works, self._arranged = [], {}
+
+    @property
+    def state(self) -> State:
+        """Completed steps and the current moments: the optimizer's own arrays, not copies.
+
+        Assign a State, for example a saved one, to continue from it; it is copied. Raises
+        StateError or TreeError if it does not fit, and then nothing has changed.
+        """
+        return State(self._step, nested(self._leaves, self._moments))
+
+    @state.setter
+    def state(self, state: State) -> None:
+        if not isinstance(state, State):
+            raise StateError(f"state must be a State, got {type(state).__name__}.")
+        moments = matching(self._leaves, state.moments, "state.moments")
+        self._check_moments(moments, self._plans)
+        copies = [m._replace(**_copied(m._asdict())) for m in moments]
+        self._step, self._moments = int(state.step), copies
+        self._works, self._arranged = [], {}
+
+    def memory_report(self) -> MemoryReport:
+        """State bytes per tensor, factored axes and why, beside Adam's."""
+        return memory_report(self._params, self._config)
+
+    def step(self, grads: Tree) -> None:
+        """One step, in place. `grads`: nested like params, of the same shapes, any float dtype.
+
+        Raises TreeError, ShapeError, DTypeError, ReadOnlyError or ConfigError before anything has
+        changed. Gradients must not overlap parameters, except for being the same array.
+        """
+        found = matching(self._leaves, grads, "grads")
+        works = self._works or self._start(found)
+        kinds = []
+        for work, g in zip(works, found, strict=True):
+            if type(g) is not np.ndarray or g.shape != work.layout.shape:
+                _check_grad(work, g)
+            elif g.dtype != work.param.dtype:
+                check_grad(work.xp, work.param, g, work.path)
+            check_writable(work.param, work.path)
+            kinds.append((g.dtype, g.flags.c_contiguous, g.flags.aligned))
+        clock = Clock(self._step)
+        rates = [clock.rates(w.options, w.param, w.width) for w in works]
+        for work, g, r in zip(works, found, rates, strict=True):
+            work.again(g, r)
+        for together in self._arrangement(works, tuple(kinds)):
+            run(together, None)
+        for work in works:
+            work.again(None, work.rates)  # keeps no gradient alive
+        self._works = works
+        self._step += 1
+
+    def _start(self, grads: list[Any]) -> list[Work]:
+        clock = Clock(self._step)
+        works = []
+        rows = zip(
+            self._leaves.paths, self._leaves.arrays, grads, self._moments, self._plans, strict=True
+        )
+        for path, x, g, moments, (options, plan) in rows:
+            xp = _namespace()
+            work = make_work(path, options, plan, xp, x, g, moments, clock, "param", True)
+            work.into = given_up(work) | {"result": x}
+            works.append(work)
+        return works
+
+    def _arrangement(self, works: list[Work], kinds: Any) -> Sequence[Sequence[Group]]:
+        """Kept while gradients come with the same dtypes and memory layout."""
+        found = self._arranged.get(kinds)
+        if found is None:
+            found = arrange(works, self._passes, joint=False)
+            self._arranged = {kinds: found}
+        return found
+
+    def _check_moments(self, moments: Sequence[Any], plans: Sequence[Any]) -> None:
+        rows = zip(self._leaves.paths, self._leaves.arrays, moments, plans, strict=True)
+        for path, x, m, (options, plan) in rows:
+            check(m, slots(_namespace(), x, plan, options), path)
+
+
+def _namespace() -> Any:
+    from array_api_compat import numpy
+
+    return numpy
+
+
+def _compiled(wanted: bool | None) -> tuple[Passes, ...]:
+    global _told
+    if wanted is False:
+        return ()
+    if available():
+        from ._compiled import CompiledPasses
+
+        return (CompiledPasses(),)
+    if wanted:
+        raise ConfigError(
+            "compiled=True needs Numba. Install it with pip install 'adafactor-core[numba]', or "
+            "leave compiled out."
+        )
+    if not _told:
+        _told = True
+        warnings.warn(
+            "Numba is not installed: steps run in plain NumPy, with the same results, about three "
+            "times as long. pip install 'adafactor-core[numba]', or pass compiled=False.",
+            MissingNumbaWarning,
+            stacklevel=4,
+        )
+    return ()
+
+
+def _check_params(leaves: Leaves) -> None:
+    spans = []
+    for path, x in zip(leaves.paths, leaves.arrays, strict=True):
+        if not isinstance(x, np.ndarray):
+            raise DTypeError(
+                f"tensor {path!r} is a {type(x).__name__}, expected a numpy.ndarray that can be "
+                f"updated in place. Make one with numpy.array(...)."
+            )
+        check_writable(x, path)
+        if x.size:
+            spans.append((*np.lib.array_utils.byte_bounds(x), path, x))
+    spans.sort(key=lambda span: span[:2])
+    for (_, end, path, x), (start, _, other, y) in pairwise(spans):
+        if start < end and np.shares_memory(x, y):
+            raise TreeError(
+                f"tensors {path!r} and {other!r} share memory, so one step would change them "
+                f"twice. Pass shared parameters once, with the sum of their gradients."
+            )
+
+
+def _check_grad(work: Work, g: Any) -> None:
+    if g is not None and not isinstance(g, np.ndarray):
+        raise DTypeError(
+            f"the gradient of tensor {work.path!r} is a {type(g).__name__}, expected a "
+            f"numpy.ndarray of shape {work.layout.shape}. Convert it with numpy.asarray(...)."
+        )
+    check_grad(work.xp, work.param, g, work.path)
+
+
+def _copied(moments: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if a is None else np.array(a, order="C") for name, a in moments.items()}
