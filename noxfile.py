@@ -1,0 +1,97 @@
+"""One command per job: `nox -l` lists them. Each session installs what it needs by itself."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests"]
+
+# A plain `torch` takes PyPI's newest build with gigabytes of CUDA; below this bound a CPU build is
+# taken where one is at hand. Any spec can be put in its place.
+TORCH = os.environ.get("TORCH_SPEC", "torch<2.14")
+JAX = os.environ.get("JAX_SPEC", "jax")
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy>=2.1"]
+
+# What is tested, with what installed beside it. "core" has no Numba: it tests the fallback.
+BACKENDS = {
+    "core": ["array-api-strict>=2.4", "dask[array]"],
+    "numpy": ["numba>=0.61", "ml_dtypes>=0.5", "hatchling", "scikit-learn", "matplotlib", "tqdm"],
+    "torch": [TORCH, "ml_dtypes>=0.5"],
+    "jax": [JAX],
+}
+
+
+@nox.session
+@nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
+def tests(session: nox.Session, backend: str) -> None:
+    """The tests, once per set of installed libraries: nox -s "tests(torch)" for one."""
+    session.install("-e", ".", *TEST, *BACKENDS[backend])
+    named = {"core": ["numpy", "strict", "dask"], "numpy": ["numpy"]}.get(backend, [backend])
+    only = [word for name in named for word in ("--backend", name)]
+    session.run("pytest", "-n", os.environ.get("PYTEST_WORKERS", "2"), *only, *session.posargs)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """The conformance kit over every array library: nox -s conformance -- numpy jax for some."""
+    names = session.posargs or ["numpy", "array_api_strict", "dask", "torch", "jax"]
+    extra = {
+        "torch": TORCH,
+        "jax": JAX,
+        "dask": "dask[array]",
+        "array_api_strict": "array-api-strict",
+    }
+    session.install("-e", ".", "numpy>=2.1", "ml_dtypes>=0.5", *(extra.get(n, n) for n in names))
+    words = [word for name in names for word in ("--namespace", name)]
+    session.run("python", "-m", "adafactor_core", "conformance", *words)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Trains on real data: nox -s demo, or nox -s demo -- torch jax to compare frameworks."""
+    frameworks = [a for a in session.posargs if a in ("torch", "jax")]
+    extra = {"torch": TORCH, "jax": JAX}
+    session.install("-e", ".[demo]", *(extra[f] for f in frameworks))
+    session.run("python", "docs/demo/digits.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Times steps against the real peers; JSON and a table: nox -s bench -- --work large."""
+    peers = [TORCH, "transformers", JAX, "optax"]
+    session.install("-e", ".", "numpy>=2.1", "numba>=0.61", "ml_dtypes>=0.5", *peers)
+    session.run("python", "tests/benchmarks/run.py", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff's linter and formatter."""
+    session.install("ruff>=0.12")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict over the core and the adapters."""
+    session.install("-e", ".", "mypy>=1.16", "numpy>=2.1", "pytest>=8")
+    session.run("mypy")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Builds wheel and sdist, and tests what only an installed wheel can show."""
+    session.install("build", "pytest>=8")
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", "-m", "build", "--outdir", folder, ".")
+        (built,) = Path(folder).glob("*.whl")
+        session.run("python", "-m", "pip", "uninstall", "-y", "-q", "adafactor-core")
+        session.install("--force-reinstall", f"{built}")
+        env = {"ADAFACTOR_WHEEL": str(built)}
+        session.run("pytest", "tests/test_wheel.py", "-o", "addopts=-ra", env=env)
