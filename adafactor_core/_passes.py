@@ -10,21 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ._config import Config
 from ._factoring import without
-from ._numerics import (
-    TINY,
-    Array,
-    Shape,
-    at_least,
-    at_most,
-    device,
-    square_root,
-    sum_squares_to,
-    sum_to,
-    wide,
-)
-from ._schedules import Rates
+from ._formulas import averaged, direction, factors, floored, full, moved, source
+from ._numerics import Array, Shape, at_least, square_root, sum_squares_to, sum_to, wide
 from ._streaming import block_limit, blocks, sweep
 from ._work import Partial, Work
 
@@ -115,8 +103,8 @@ def _observe(w: Work, over: Any) -> None:
         if w.options.scale_parameter:
             sums.append(sum_squares_to(xp, wide(xp, x, w.dtype), to["x2"]))  # (1, 1)
         if joined:
-            values = [_full(w, g, v)]
-            u = _direction(w, _source(w, g, m)[0], None, None, values[0])
+            values = [full(w, g, v)]
+            u = direction(w, source(w, g, m)[0], None, None, values[0])
             sums.append(sum_squares_to(xp, u, to["u2"]))
         return sums, values
 
@@ -157,64 +145,15 @@ def _advance(w: Work) -> None:
     by_col = unscale / plan.count(plan.row_axes)
     sums = w.partials
 
-    row = _moved(w.moments.row, sums["row"].value * by_row + inside, b)  # (m, 1)
-    col = _moved(w.moments.col, sums["col"].value * by_col + inside, b)  # (1, n)
-    mean = _moved(sums["old_mean"].value, sums["mean"].value * by_row + inside, b)  # (1, 1)
+    row = moved(w.moments.row, sums["row"].value * by_row + inside, b)  # (m, 1)
+    col = moved(w.moments.col, sums["col"].value * by_col + inside, b)  # (1, n)
+    mean = moved(sums["old_mean"].value, sums["mean"].value * by_row + inside, b)  # (1, 1)
     if w.options.eps1_mode == "clamp":
         mean = at_least(mean, eps)
     # Three roots, not sqrt(mean/row): with a dead row at 1e-30 that quotient overflows.
-    w.p = square_root(mean) / square_root(_floored(w, row, after))  # (m, 1)
-    w.q = 1.0 / square_root(_floored(w, col, after))  # (1, n)
+    w.p = square_root(mean) / square_root(floored(w, row, after))  # (m, 1)
+    w.q = 1.0 / square_root(floored(w, col, after))  # (1, n)
     w.new = w.new._replace(row=w.put("row", row), col=w.put("col", col))
-
-
-def _moved(old: Array, new: Array, b: Any) -> Array:
-    """old + b*(new - old). Not in that form: at b = 1 a large old value would swallow a small new
-    one and leave 0, and not (1-b)*old either: rounding 1-b biases the average when b is small."""
-    return (old - old * b) + new * b
-
-
-def _floored(w: Work, statistic: Array, after: float) -> Array:
-    if after >= TINY[w.width]:
-        return statistic + after
-    return at_least(statistic + after if after else statistic, TINY[w.width])
-
-
-def _full(w: Work, g: Array, v: Array) -> Array:
-    """The full second moment after this step, for tensors that are not factored."""
-    g = wide(w.xp, g, w.dtype)
-    square = g * g
-    if w.options.eps1_mode == "grad_sq":
-        square = square + w.eps1
-    return _moved(v, square, w.rates.b)
-
-
-def _source(w: Work, g: Array, m: Array) -> tuple[Array, list[Array]]:
-    """What U is made of: the gradient, or its average, which then comes with the slot to keep."""
-    g = wide(w.xp, g, w.dtype)
-    if not w.on_gradient:
-        return g, []
-    return _averaged(w, m, -g if w.options.maximize else g)
-
-
-def _direction(w: Work, z: Array, p: Any, q: Any, v: Array, times: Any = None) -> Array:
-    """U = z / sqrt(V) before clipping, and `times` a factor of its scope; a new array.
-
-    Two thin factors: never their product, which under- and overflows.
-    """
-    clamp = w.options.eps1_mode == "clamp"
-    highest = min(1.0 / w.eps1, 3e38) if clamp else 0.0
-    if w.layout.factored:
-        u = z * q  # (m, n)
-        if clamp:  # p*q <= highest, without forming p*q
-            p = at_most(p, highest / at_least(q, highest * 1e-38))
-        u *= p if times is None else p * times
-        return u
-    after = w.eps1 if w.options.eps1_mode == "stats" else 0.0
-    safe = w.options.eps1_mode == "grad_sq" and w.eps1 > 1e6 * TINY[w.width]
-    root = square_root(v if safe else _floored(w, v, after))
-    u = z * at_most(1.0 / root, highest) if clamp else z / root
-    return u if times is None else u * times
 
 
 def _measure(w: Work, over: Any) -> None:
@@ -223,8 +162,8 @@ def _measure(w: Work, over: Any) -> None:
     to = without(tuple(w.param.shape), plan.clip_axes)
 
     def block(g: Array, p: Array, q: Array, v: Array, m: Array) -> tuple[list[Array], list[Array]]:
-        values = [] if plan.factored else [_full(w, g, v)]
-        u = _direction(w, _source(w, g, m)[0], p, q, values[0] if values else None)
+        values = [] if plan.factored else [full(w, g, v)]
+        u = direction(w, source(w, g, m)[0], p, q, values[0] if values else None)
         return [sum_squares_to(xp, u, to)], values  # (1, 1)
 
     m = w.moments.momentum if w.on_gradient else None
@@ -245,36 +184,6 @@ def _scale(w: Work) -> None:
     if "u2" in sums:
         u2 = sums["u2"].value * (1.0 / plan.count(plan.clip_axes))  # (1, 1)
     w.before, w.after, w.decay = factors(w.options, w.rates, x2, u2)
-
-
-def factors(o: Config, r: Rates, x2: Any, u2: Any) -> tuple[Any, Any, Any]:
-    """The scale pass: what U, the update and X are multiplied by, from mean squares of X and U.
-
-    Returns `(before, after, decay)`: D = after * average(before * U) - decay * X, where without
-    momentum `after` is 1. Elementwise, so a kernel may pass vectors with an entry per tensor.
-    """
-    alpha: Any = r.step_size
-    by: Any = {"alpha": None, "lr": r.lr, "none": 1.0}[o.weight_decay_by]
-    if o.scale_parameter:
-        rms = square_root(x2)
-        if o.weight_decay_first:
-            rms = rms * abs(1.0 - r.weight_decay * by)
-        size = at_least(rms, o.eps2)
-        if o.max_parameter_scale is not None:
-            size = at_most(size, o.max_parameter_scale)
-        alpha = alpha * size
-    clip: Any = 1.0
-    if o.clip_threshold is not None:
-        clip = 1.0 / at_least(square_root(u2) * (1.0 / o.clip_threshold), 1.0)
-    decay = r.weight_decay * (alpha if by is None else by)
-    sign = -1.0 if o.maximize else 1.0  # of the gradient
-    if o.beta1 is None:
-        return -sign * alpha * clip, 1.0, decay
-    if o.momentum_on == "grad":  # the average has taken the sign of the gradient already
-        return -1.0 * alpha * clip, 1.0, decay
-    if o.momentum_on == "update":
-        return sign * clip, -1.0 * alpha, decay
-    return sign * alpha * clip, -1.0, decay
 
 
 def _apply(w: Work, over: Any) -> None:
@@ -298,12 +207,12 @@ def _apply(w: Work, over: Any) -> None:
     ) -> tuple[list[Array], list[Array]]:
         values = []
         if late:
-            v = _full(w, g, v)
+            v = full(w, g, v)
             values.append(v)
-        z, kept = _source(w, g, m)
-        d = _direction(w, z, p, q, v, before)
+        z, kept = source(w, g, m)
+        d = direction(w, z, p, q, v, before)
         if averages:
-            used, kept = _averaged(w, m, d)
+            used, kept = averaged(w, m, d)
             d = used * after
         if wants_x:
             x = wide(xp, x, w.dtype)
@@ -317,24 +226,3 @@ def _apply(w: Work, over: Any) -> None:
     _, new = sweep(xp, w.dtype, block, (*ins, w.before, w.after, w.decay), [], outs, over)
     *kept, w.result = new
     w.new = w.new._replace(**dict(zip(names, kept, strict=True)))
-
-
-def _averaged(w: Work, m: Array, z: Array) -> tuple[Array, list[Array]]:
-    """(value to use, [value to store]) of beta1*m + (1 - beta1)*z; see momentum_arithmetic."""
-    xp = w.xp
-    beta1: Any = w.rates.beta1
-
-    def rounded(x: Array) -> Array:
-        return wide(xp, xp.astype(x, m.dtype, copy=False), w.dtype)
-
-    old = wide(xp, m, w.dtype)
-    if w.options.momentum_arithmetic == "weak":
-        number = isinstance(beta1, float)
-        weight = xp.asarray(beta1, dtype=w.dtype, device=device(m)) if number else beta1
-        used = rounded(old * rounded(weight)) + z * (1.0 - beta1)
-        return used, [used]
-    if w.options.momentum_arithmetic == "buffer":
-        new = rounded(old * beta1 + rounded(z) * (1.0 - beta1))
-    else:
-        new = old * beta1 + z * (1.0 - beta1)
-    return new, [new]

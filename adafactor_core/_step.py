@@ -50,7 +50,7 @@ def init(params: Tree, config: Config | None = None, *, sharding: Sharding | Non
     """
     leaves = flatten(params)
     namespaces = [check_param(x, p) for p, x in zip(leaves.paths, leaves.arrays, strict=True)]
-    plans = _plans(leaves, config or Config(), sharding)
+    plans = planned(leaves, config or Config(), sharding)
     moments = [
         zeros(xp, x, plan, o)
         for xp, x, (o, plan) in zip(namespaces, leaves.arrays, plans, strict=True)
@@ -135,7 +135,7 @@ def prepare(
         leaves.arrays,
         matching(leaves, grads, "grads"),
         matching(leaves, state.moments, "state.moments"),
-        _plans(leaves, config, sharding),
+        planned(leaves, config, sharding),
     )
     for path, x, g, moments, (options, plan) in zip(*columns, strict=True):
         xp = check_param(x, path)
@@ -260,7 +260,7 @@ def _next(step: Array | int) -> Array | int:
     return xp.asarray(step + 1, dtype=step.dtype)
 
 
-def _plans(
+def planned(
     leaves: Leaves, config: Config, sharding: Sharding | None
 ) -> list[tuple[Config, Layout]]:
     """Options and layout per tensor; the layout is that of the whole tensor."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from adafactor_core import Moments, Work
+from adafactor_core._formulas import factors
 from adafactor_core._numerics import TINY, dtype_name
-from adafactor_core._passes import factors
 
 from . import _kernels as k
 from ._compile import kernel

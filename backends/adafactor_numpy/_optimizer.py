@@ -24,7 +24,7 @@ from adafactor_core import (
     memory_report,
 )
 from adafactor_core._state import check, slots
-from adafactor_core._step import Clock, Group, _plans, arrange, given_up, make_work, run
+from adafactor_core._step import Clock, Group, arrange, given_up, make_work, planned, run
 from adafactor_core._tree import Leaves, Tree, check_grad, check_writable, flatten, matching
 from adafactor_core._tree import unflatten as nested
 
@@ -70,7 +70,7 @@ class Adafactor:
         self._moments = matching(self._leaves, init(params, self._config).moments, "state")
         self._works: list[Work] = []
         self._arranged: dict[Any, Sequence[Sequence[Group]]] = {}
-        self._plans = _plans(self._leaves, self._config, None)
+        self._plans = planned(self._leaves, self._config, None)
 
     @property
     def params(self) -> Tree:
@@ -84,7 +84,7 @@ class Adafactor:
 
     @config.setter
     def config(self, config: Config) -> None:
-        plans = _plans(self._leaves, config, None)
+        plans = planned(self._leaves, config, None)
         self._check_moments(self._moments, plans)
         self._config, self._plans = config, plans
         self._works, self._arranged = [], {}

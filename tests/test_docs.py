@@ -1,0 +1,86 @@
+"""The code in the documentation runs, and what is generated from code is what the code says."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import adafactor_core as af
+from adafactor_core import _numerics
+
+DOCS = Path(__file__).parent.parent / "docs"
+README = DOCS.parent / "README.md"
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda p: p.name)
+def test_code_blocks_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for k, block in enumerate(blocks(page)):
+        for module in re.findall(r"^(?:import|from) (\w+)", block, re.M):
+            if importlib.util.find_spec(module) is None:
+                pytest.skip(f"block {k} needs {module}")
+        exec(compile(block, f"{page.name}[{k}]", "exec"), scope)
+
+
+def test_there_are_blocks_to_run():
+    assert len(blocks(DOCS / "embedding.md")) >= 6
+    assert len(blocks(README)) >= 2
+
+
+class Recorder:
+    """A namespace that remembers what was asked of it."""
+
+    def __init__(self, xp, seen):
+        self._xp, self._seen = xp, seen
+
+    def __getattr__(self, name):
+        self._seen.add(name)
+        return getattr(self._xp, name)
+
+
+def test_the_functions_that_embedding_lists_are_the_ones_used(monkeypatch):
+    xp = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
+    seen = set()
+    kind = type(xp.ones(1))
+    monkeypatch.setitem(_numerics._namespaces, kind, Recorder(xp, seen))
+    monkeypatch.setattr(_numerics, "sums_run", lambda _: False)  # what NumPy alone gets
+    options = [
+        {"beta1": 0.9, "weight_decay": 0.1, "max_parameter_scale": 1.0, "beta2_cap": 0.9},
+        {"beta1": 0.9, "momentum_arithmetic": "weak", "decay_type": "adam"},
+        {"decay_type": "adam", "decay_rate": lambda t: 0 * t + 0.9},
+        {"eps1_mode": "clamp", "factored": False, "lr": 0.1, "decay_offset": 3},
+        {"step_size": af.RelativeStep(warmup_init=True), "max_scratch_bytes": 1024},
+    ]
+    for o in options:
+        config = af.Config(**o)
+        params = {"w": xp.ones((40, 30)), "b": xp.ones((7,)), "s": xp.ones(())}
+        params = {n: xp.astype(x, xp.float32) for n, x in params.items()}
+        params["wide"] = xp.ones((4, 5), dtype=xp.float64)
+        af.step(params, params, af.init(params, config), config)
+    text = re.search(r"<!-- functions -->\n(.*?)\n<!--", (DOCS / "embedding.md").read_text(), re.S)
+    listed = {name for part in re.findall(r"`([^`]*)`", text[1]) for name in part.split()}
+    assert seen - {"__name__"} == listed
+
+
+def test_generated_pages_are_up_to_date():
+    pytest.importorskip("numba", reason="Numba is not installed")
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert (DOCS / "kernels.md").read_text() == generate.kernels()
+
+
+def test_every_option_is_described():
+    from dataclasses import fields
+
+    page = (DOCS / "options.md").read_text()
+    missing = [f.name for f in fields(af.Config) if f.name != "_" and f"`{f.name}`" not in page]
+    assert missing == []
+    assert np.isclose(af.Config().clip_threshold, 1.0)
