@@ -153,6 +153,12 @@ def _overridden(config: Config, pattern: str, options: Mapping[str, Any]) -> Con
 
 def _validated(c: Config) -> dict[str, Any]:
     """Every field as a plain Python value, or an error that names it."""
+    for name, allowed in _CHOICES.items():
+        if name != "momentum_dtype":
+            _choice(name, getattr(c, name), allowed)
+    for name in ("scale_parameter", "factored", "weight_decay_first", "maximize"):
+        _flag(name, getattr(c, name))
+    _refuse_unready(c)
     decay_default = 0.8 if c.decay_type == "pow" else 0.999
     out: dict[str, Any] = {
         "lr": None if c.lr is None else _rate("lr", c.lr),
@@ -161,7 +167,7 @@ def _validated(c: Config) -> dict[str, Any]:
         "factored_dims": _dims(c.factored_dims),
         "min_dim_size_to_factor": _integer("min_dim_size_to_factor", c.min_dim_size_to_factor, 1),
         "batch_axes": _axes("batch_axes", c.batch_axes),
-        "eps1": "finfo" if c.eps1 == "finfo" else _number("eps1", c.eps1),
+        "eps1": _eps1(c.eps1),
         "decay_rate": _decay_rate(c, decay_default if c.decay_rate is None else c.decay_rate),
         "decay_offset": _integer("decay_offset", c.decay_offset, 0),
         "beta2_cap": None if c.beta2_cap is None else _fraction("beta2_cap", c.beta2_cap),
@@ -178,20 +184,13 @@ def _validated(c: Config) -> dict[str, Any]:
             f"step_size must be None or RelativeStep(cap=..., warmup_init=...), got "
             f"{c.step_size!r}. A learning rate goes into lr."
         )
-    for name in ("scale_parameter", "factored", "weight_decay_first", "maximize"):
-        _flag(name, getattr(c, name))
-    if out["momentum_dtype"] == "int8":
-        raise NotReadyError("momentum_dtype='int8' does not act yet. Use 'bfloat16' or 'float32'.")
-    for name, allowed in _CHOICES.items():
-        _choice(name, out.get(name, getattr(c, name)), allowed)
-    _refuse_unready(c)
     return out
 
 
 def _refuse_unready(c: Config) -> None:
     for name, (ready, coming) in _NOT_READY.items():
         value = getattr(c, name)
-        if value in coming:
+        if isinstance(value, str) and value in coming:
             raise NotReadyError(f"{name}={value!r} does not act yet. Leave it at {ready!r}.")
         _choice(name, value, (ready, *coming))
     if c.max_grad_norm is not None:
@@ -228,11 +227,15 @@ def _refuse_conflicts(c: Config) -> None:
 
 
 def _number(name: str, value: Any, low: float = 0.0, open_low: bool = False) -> float:
-    below = "" if value is None else "> " if open_low else ">= "
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < low or (open_low and value == low):
-        raise ConfigError(f"{name} must be a finite number {below or '>= '}{low:g}, got {value!r}.")
-    return float(value)
+    try:
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        number = float(value) if real else math.nan
+    except OverflowError:  # an int beyond float64
+        number = math.inf
+    if not math.isfinite(number) or number < low or (open_low and number == low):
+        bound = ">" if open_low else ">="
+        raise ConfigError(f"{name} must be a finite number {bound} {low:g}, got {value!r}.")
+    return number
 
 
 def _rate(name: str, value: Any) -> float | Schedule:
@@ -304,19 +307,35 @@ def _dims(value: Any) -> str | tuple[Axes, Axes]:
     return row, col
 
 
+def _eps1(value: Any) -> float | str:
+    if not isinstance(value, str):
+        return _number("eps1", value)
+    _choice("eps1", value, ("finfo",))
+    return value
+
+
 def _dtype_name(value: Any) -> str:
     # torch.bfloat16, jnp.bfloat16, np.dtype("float32") and "float32" all end in the dtype's name.
-    name = value if isinstance(value, str) else getattr(value, "__name__", None) or str(value)
-    return str(name).rsplit(".", 1)[-1]
+    text = value if isinstance(value, str) else getattr(value, "__name__", None) or str(value)
+    name = str(text).rsplit(".", 1)[-1]
+    if name == "int8":
+        raise NotReadyError("momentum_dtype='int8' does not act yet. Use 'bfloat16' or 'float32'.")
+    _choice("momentum_dtype", name, _CHOICES["momentum_dtype"])
+    return name
 
 
 def _rules(value: Any) -> tuple[Rule, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ConfigError(
+            f"rules must be a list with a pair (pattern, options) per rule, got {value!r}."
+        )
     rules = []
     for rule in value:
         if not isinstance(rule, Sequence) or isinstance(rule, str) or len(rule) != 2:
             raise ConfigError(f"a rule must be a pair (pattern, options), got {rule!r}.")
         pattern, options = rule
-        if not isinstance(pattern, str) or not isinstance(options, Mapping):
-            raise ConfigError(f"a rule must be (str, dict of options), got {rule!r}.")
+        named = isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+        if not isinstance(pattern, str) or not named:
+            raise ConfigError(f"a rule must be (str, dict of options by name), got {rule!r}.")
         rules.append((pattern, dict(options)))
     return tuple(rules)

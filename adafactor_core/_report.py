@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ._config import Config, resolve
+from ._errors import DTypeError
 from ._factoring import Shape, layout, without
 from ._numerics import dtype_name
-from ._tree import Tree, flatten
+from ._tree import Tree, check_dtype, flatten
 
 _SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -67,7 +68,8 @@ def memory_report(params: Tree, config: Config | None = None) -> MemoryReport:
     """State bytes per tensor, the axes factored and why, beside Adam's.
 
     `params`: as for init, or anything with `.shape` and `.dtype` at the leaves
-    (jax.ShapeDtypeStruct, meta tensors). Allocates nothing. Raises ConfigError or ShapeError.
+    (jax.ShapeDtypeStruct, meta tensors). Allocates nothing. Raises ConfigError, DTypeError or
+    ShapeError.
     """
     leaves = flatten(params)
     options = resolve(config or Config(), leaves.paths)
@@ -75,8 +77,14 @@ def memory_report(params: Tree, config: Config | None = None) -> MemoryReport:
     return MemoryReport(tuple(_tensor(path, x, o) for path, x, o in columns))
 
 
-def _tensor(path: str, x: object, o: Config) -> TensorMemory:
-    shape: Shape = tuple(x.shape)  # type: ignore[attr-defined]
+def _tensor(path: str, x: Any, o: Config) -> TensorMemory:
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        raise DTypeError(
+            f"tensor {path!r} is a {type(x).__name__}, expected an array or anything with .shape "
+            f"and .dtype."
+        )
+    check_dtype(x, path)
+    shape: Shape = tuple(x.shape)
     dtype = dtype_name(x)
     plan = layout(shape, o, path)
     wide = 8 if dtype == "float64" else 4

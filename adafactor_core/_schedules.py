@@ -35,9 +35,10 @@ def rates(o: Config, t: Scalar, width: str) -> Rates:
     Raises ConfigError for a schedule that returns anything but a finite number >= 0.
     """
     lr = 1.0 if o.lr is None else _at("lr", o.lr, t, width)
-    beta1 = None if o.beta1 is None else _at("beta1", o.beta1, t, width)
+    beta1 = None if o.beta1 is None else _at("beta1", o.beta1, t, width, 1.0)
     decay = _at("weight_decay", o.weight_decay, t, width)
-    b = _second_moment(o, _at("decay_rate", o.decay_rate, t, width), t)
+    high = math.inf if o.decay_type == "pow" else 1.0
+    b = _second_moment(o, _at("decay_rate", o.decay_rate, t, width, high), t)
     return Rates(b, lr, _step_size(o, lr, t), decay, beta1)
 
 
@@ -68,7 +69,7 @@ def _second_moment(o: Config, rate: Scalar, t: Scalar) -> Scalar:
     return b if o.beta2_cap is None else at_least(b, 1.0 - o.beta2_cap)
 
 
-def _at(name: str, value: Any, t: Scalar, width: str) -> Scalar:
+def _at(name: str, value: Any, t: Scalar, width: str, high: float = math.inf) -> Scalar:
     """A number as it is, a schedule at `t`. Host values are checked; a traced one cannot be."""
     if not callable(value):
         return value
@@ -76,15 +77,16 @@ def _at(name: str, value: Any, t: Scalar, width: str) -> Scalar:
     if getattr(got, "shape", None) == () and not compat.is_numpy_array(got):
         xp = namespace(got)
         return xp.astype(got, getattr(xp, width), copy=False)
-    if not isinstance(got, Real) and getattr(got, "shape", None) != ():
-        raise ConfigError(
-            f"the schedule for {name} returned a {type(got).__name__} at t={t}. It must return a "
-            f"number or a 0-D array."
-        )
-    number = float(got)  # a 0-D NumPy float64 array would promote every tensor it meets
-    if not math.isfinite(number) or number < 0:
+    scalar = isinstance(got, Real) or (compat.is_numpy_array(got) and got.shape == ())
+    try:
+        # A number even of a 0-D NumPy array: as float64 it would promote every tensor it meets.
+        number = float(got) if scalar else math.nan
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or not 0 <= number < high:
+        below = "" if high == math.inf else f" and < {high:g}"
         raise ConfigError(
             f"the schedule for {name} returned {got!r} at t={t}. It must return a finite number "
-            f">= 0 for every t >= 1."
+            f">= 0{below}, or a 0-D array, for every t >= 1."
         )
     return number

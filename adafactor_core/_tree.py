@@ -54,12 +54,17 @@ def _some(paths: set[str]) -> str:
 def check_param(x: Any, path: str) -> Namespace:
     """Its namespace. Raises DTypeError for what is no array, or no real floating one."""
     xp = namespace(x, path)
+    check_dtype(x, path)
+    return xp
+
+
+def check_dtype(x: Any, path: str) -> None:
+    """Raises DTypeError for what is not real floating."""
     if dtype_name(x) not in TRAINABLE:
         raise DTypeError(
             f"tensor {path!r} of shape {tuple(x.shape)} has dtype {x.dtype}; Adafactor trains "
             f"{', '.join(TRAINABLE)}. Cast it, or keep it out of params."
         )
-    return xp
 
 
 def check_grad(xp: Namespace, x: Array, g: Any, path: str) -> None:
