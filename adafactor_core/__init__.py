@@ -5,6 +5,7 @@ from ._config import Config as Config
 from ._config import RelativeStep as RelativeStep
 from ._errors import AdafactorError as AdafactorError
 from ._errors import ConfigError as ConfigError
+from ._errors import DeviceError as DeviceError
 from ._errors import DTypeError as DTypeError
 from ._errors import NotReadyError as NotReadyError
 from ._errors import ReadOnlyError as ReadOnlyError
@@ -32,6 +33,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DTypeError",
+    "DeviceError",
     "MemoryReport",
     "Moments",
     "NotReadyError",

@@ -20,6 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     known, rest = parser.parse_known_args(arguments)
     assert known.command == "conformance"
     # Imported late: the kit needs NumPy, the core does not.
-    from .conformance import main as conformance
+    try:
+        from .conformance import main as conformance
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return 2
 
     return conformance(rest)

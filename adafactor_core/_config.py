@@ -104,13 +104,26 @@ class Config:
         for name, value in _validated(self).items():
             object.__setattr__(self, name, value)
         _refuse_conflicts(self)
-        for pattern, options in self.rules:
-            _overridden(self, pattern, options)  # a bad rule fails here, not at the first step
+        # Built once: a bad rule fails here, and tensors under one rule share one Config.
+        ruled = tuple((p, _overridden(self, p, options)) for p, options in self.rules)
+        object.__setattr__(self, "_ruled", ruled)
+        object.__setattr__(self, "_matched", {})
 
     def __hash__(self) -> int:
         # The generated hash fails on the dicts that rules may hold.
         key = [getattr(self, f.name) for f in fields(self) if f.name != "rules"]
         return hash((*key, *((p, tuple(o)) for p, o in self.rules)))
+
+
+def as_config(config: Any) -> Config:
+    """`config`, the defaults for None, or ConfigError."""
+    if config is None:
+        return _DEFAULTS
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config must be a Config, got a {type(config).__name__}. Use Config(lr=...)."
+        )
+    return config
 
 
 def resolve(config: Config, paths: Sequence[str]) -> list[Config]:
@@ -121,8 +134,17 @@ def resolve(config: Config, paths: Sequence[str]) -> list[Config]:
     """
     if not config.rules:
         return [config] * len(paths)
+    # Kept from init on: torch.compile cannot trace the matching of patterns.
+    kept: dict[tuple[str, ...], list[Config]] = config._matched  # type: ignore[attr-defined]
+    key = tuple(paths)
+    if key not in kept:
+        kept[key] = _matched(config, paths)
+    return kept[key]
+
+
+def _matched(config: Config, paths: Sequence[str]) -> list[Config]:
+    ruled: tuple[tuple[str, Config], ...] = config._ruled  # type: ignore[attr-defined]
     base = replace(config, rules=())
-    ruled = [(p, _overridden(config, p, options)) for p, options in config.rules]
     for pattern, _ in ruled:
         if not any(fnmatchcase(path, pattern) for path in paths):
             near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
@@ -339,3 +361,6 @@ def _rules(value: Any) -> tuple[Rule, ...]:
             raise ConfigError(f"a rule must be (str, dict of options by name), got {rule!r}.")
         rules.append((pattern, dict(options)))
     return tuple(rules)
+
+
+_DEFAULTS = Config()

@@ -27,6 +27,10 @@ class DTypeError(AdafactorError, TypeError):
     """A leaf is no array, belongs to another library, or has a dtype that cannot be trained."""
 
 
+class DeviceError(AdafactorError, ValueError):
+    """A parameter and its gradient are on different devices."""
+
+
 class StateError(AdafactorError, ValueError):
     """A state was made for other shapes, dtypes or options."""
 

@@ -33,7 +33,7 @@ class Layout:
 
     def count(self, axes: Shape) -> int:
         """Elements averaged over `axes` of the whole tensor; 1 for an empty one, never 0."""
-        return max(1, math.prod(self.shape[a] for a in axes))
+        return max(1, math.prod([self.shape[a] for a in axes]))
 
     def prescale(self) -> float:
         """A power of two s with s*s about 1/(longest sum), so sums of (s*G)**2 cannot overflow.

@@ -27,7 +27,7 @@ _RUNNING_SUM = 128  # from how many terms on a running float32 sum is not good e
 _namespaces: dict[type, Namespace] = {}
 
 
-def namespace(x: Array, path: str = "") -> Namespace:
+def namespace(x: Array, name: str = "value") -> Namespace:
     """The array-API namespace of `x`, looked up once per type (the lookup costs microseconds)."""
     found = _namespaces.get(type(x))
     if found is None:
@@ -35,7 +35,7 @@ def namespace(x: Array, path: str = "") -> Namespace:
             found = compat.array_namespace(x)
         except TypeError:
             raise DTypeError(
-                f"tensor {path!r} is a {type(x).__name__}, not an array. "
+                f"{name} is a {type(x).__name__}, not an array. "
                 f"Every leaf must be an array of a library that follows the array API standard."
             ) from None
         _namespaces[type(x)] = found
@@ -85,24 +85,25 @@ def wide(xp: Namespace, x: Array, dtype: DType) -> Array:
     return x if x.dtype == dtype else xp.astype(x, dtype, copy=False)
 
 
+def choose(condition: Any, a: Any, b: Any) -> Any:
+    """`a` where the condition holds, else `b`; for Python bools and arrays of bool."""
+    if isinstance(condition, bool):
+        return a if condition else b
+    return namespace(condition).where(condition, a, b)
+
+
 def at_least(x: Any, low: Any) -> Any:
     """max(x, low), NaN kept; for Python numbers and arrays.
 
     Not `xp.maximum(x, 1.0)`: that breaks torch.compile(fullgraph=True). Not `xp.clip`: on CuPy it
     goes through boolean indexing, a host sync.
     """
-    below = x < low
-    return (low if below else x) if isinstance(below, bool) else _where(below, low, x)
+    return choose(x < low, low, x)
 
 
 def at_most(x: Any, high: Any) -> Any:
     """min(x, high), NaN in `x` kept."""
-    above = x > high
-    return (high if above else x) if isinstance(above, bool) else _where(above, high, x)
-
-
-def _where(condition: Array, a: Any, b: Any) -> Array:
-    return namespace(condition).where(condition, a, b)
+    return choose(x > high, high, x)
 
 
 def square_root(x: Any) -> Any:

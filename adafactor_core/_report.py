@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from ._config import Config, resolve
+from ._config import Config, as_config, resolve
 from ._errors import DTypeError
 from ._factoring import Shape, layout, without
 from ._numerics import dtype_name
@@ -72,7 +72,7 @@ def memory_report(params: Tree, config: Config | None = None) -> MemoryReport:
     ShapeError.
     """
     leaves = flatten(params)
-    options = resolve(config or Config(), leaves.paths)
+    options = resolve(as_config(config), leaves.paths)
     columns = zip(leaves.paths, leaves.arrays, options, strict=True)
     return MemoryReport(tuple(_tensor(path, x, o) for path, x, o in columns))
 

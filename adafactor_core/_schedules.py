@@ -14,7 +14,7 @@ import array_api_compat as compat
 
 from ._config import Config, RelativeStep
 from ._errors import ConfigError
-from ._numerics import at_least, at_most, logarithm, minus_expm1, namespace
+from ._numerics import at_least, at_most, choose, logarithm, minus_expm1, namespace
 
 Scalar = Any  # a Python float, or a 0-D array in the compute dtype
 
@@ -65,7 +65,8 @@ def _second_moment(o: Config, rate: Scalar, t: Scalar) -> Scalar:
     elif isinstance(rate, float) and rate == 0.0:
         b = 1.0
     else:
-        b = (1.0 - rate) / minus_expm1(t * logarithm(rate))
+        # Exactly 1 at the start: an ulp less would let a large old average leak into a small one.
+        b = choose(t <= 1, 1.0, (1.0 - rate) / minus_expm1(t * logarithm(rate)))
     return b if o.beta2_cap is None else at_least(b, 1.0 - o.beta2_cap)
 
 

@@ -90,17 +90,36 @@ def check(moments: Any, wanted: Slots, path: str) -> None:
         )
     for name, slot, has in zip(Moments._fields, wanted, moments, strict=True):
         want = None if slot is None else (slot.shape, slot.dtype)
-        got = None if has is None else (tuple(has.shape), has.dtype)
+        array: Any = has if hasattr(has, "shape") and hasattr(has, "dtype") else None
+        got = has if array is None else (tuple(array.shape), array.dtype)
         if want != got:
             raise StateError(
-                f"the state of tensor {path!r} does not fit: {name} should be "
-                f"{_words(want)}, got {_words(got)}. It was made for other shapes or options; "
+                f"the state of tensor {path!r} does not fit: {name} should be {_words(want)}, "
+                f"got {_words(got)}. It was made for other shapes or options; "
                 f"use the config it was made with, or start over with init(params, config)."
             )
 
 
-def _words(slot: tuple[Shape, DType] | None) -> str:
-    return "absent" if slot is None else f"{slot[1]} of shape {slot[0]}"
+def check_counter(step: Any) -> None:
+    """Raises StateError unless `step` is a 0-D integer array, or an int >= 0."""
+    array = getattr(step, "shape", None) == () and "int" in dtype_name(step)
+    number = isinstance(step, int) and not isinstance(step, bool) and step >= 0
+    if not array and not number:
+        shape = getattr(step, "shape", None)
+        got = f"{step!r}" if shape is None else f"shape {tuple(shape)}"
+        raise StateError(
+            f"state.step must be the number of completed steps, an int >= 0 or a 0-D integer "
+            f"array, got a {type(step).__name__}: {got}. Pass the state that init() or the last "
+            f"step returned."
+        )
+
+
+def _words(slot: Any) -> str:
+    if slot is None:
+        return "absent"
+    return (
+        f"{slot[1]} of shape {slot[0]}" if isinstance(slot, tuple) else f"a {type(slot).__name__}"
+    )
 
 
 def eps1(x: Array, o: Config) -> float:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import array_api_compat as compat
 
-from ._config import Config, resolve
+from ._config import Config, as_config, resolve
 from ._errors import ShapeError, StateError
 from ._factoring import Layout, layout
 from ._numerics import (
@@ -22,7 +22,7 @@ from ._numerics import (
 )
 from ._passes import ArrayPasses, Passes
 from ._schedules import Rates, rates
-from ._state import Moments, State, check, eps1, slots, zeros
+from ._state import Moments, State, check, check_counter, eps1, slots, zeros
 from ._tree import Leaves, Tree, check_grad, check_param, flatten, matching, unflatten
 from ._work import Partial, Work
 
@@ -50,7 +50,7 @@ def init(params: Tree, config: Config | None = None, *, sharding: Sharding | Non
     """
     leaves = flatten(params)
     namespaces = [check_param(x, p) for p, x in zip(leaves.paths, leaves.arrays, strict=True)]
-    plans = planned(leaves, config or Config(), sharding)
+    plans = planned(leaves, as_config(config), sharding)
     moments = [
         zeros(xp, x, plan, o)
         for xp, x, (o, plan) in zip(namespaces, leaves.arrays, plans, strict=True)
@@ -109,7 +109,7 @@ def _run(
     sharding: Sharding | None,
 ) -> tuple[Tree, State]:
     leaves = flatten(params)
-    works = prepare(leaves, params, grads, state, config or Config(), emit, donate, sharding)
+    works = prepare(leaves, params, grads, state, as_config(config), emit, donate, sharding)
     execute(works, (*passes, ArrayPasses()), sharding.reduce if sharding else None)
     results = unflatten(leaves, [w.result for w in works])
     return results, State(_next(state.step), unflatten(leaves, [w.new for w in works]))
@@ -133,12 +133,12 @@ def prepare(
     columns = (
         leaves.paths,
         leaves.arrays,
+        [check_param(x, path) for path, x in zip(leaves.paths, leaves.arrays, strict=True)],
         matching(leaves, grads, "grads"),
         matching(leaves, state.moments, "state.moments"),
         planned(leaves, config, sharding),
     )
-    for path, x, g, moments, (options, plan) in zip(*columns, strict=True):
-        xp = check_param(x, path)
+    for path, x, xp, g, moments, (options, plan) in zip(*columns, strict=True):
         check_grad(xp, x, g, path)
         check(moments, slots(xp, x, plan, options), path)
         work = make_work(path, options, plan, xp, x, g, moments, clock, emit, sharding is None)
@@ -230,6 +230,7 @@ class Clock:
     """The scalars of a step, computed once per set of options, dtype and device."""
 
     def __init__(self, step: Array | int) -> None:
+        check_counter(step)
         # A counter on the host stays a Python int: exact, and no array op per scalar.
         host = isinstance(step, int) or compat.is_numpy_array(step)
         self._step = int(step) if host else step

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import optree
 
-from ._errors import DTypeError, ReadOnlyError, ShapeError, TreeError
-from ._numerics import TRAINABLE, Array, Namespace, dtype_name, namespace
+from ._errors import DeviceError, DTypeError, ReadOnlyError, ShapeError, TreeError
+from ._numerics import TRAINABLE, Array, Namespace, device, dtype_name, namespace
 from ._state import Moments
 
 Tree = Any
@@ -37,13 +37,15 @@ def matching(leaves: Leaves, tree: Tree, what: str) -> list[Any]:
     try:
         return leaves.spec.flatten_up_to(tree)
     except (ValueError, TypeError) as error:
-        keys = optree.tree_paths(tree, is_leaf=lambda x: x is None or isinstance(x, Moments))
-        found = {".".join(map(str, key)) for key in keys}
-        wanted = set(leaves.paths)
-        raise TreeError(
-            f"{what} must be nested like params. Missing: {_some(wanted - found)}; "
-            f"unknown: {_some(found - wanted)}. ({error})"
-        ) from None
+        # optree's message prints whole trees, arrays included: only its beginning says something.
+        reason = str(error).split(";")[0].split("\n")[0][:150]
+    keys = optree.tree_paths(tree, is_leaf=lambda x: x is None or isinstance(x, Moments))
+    found = {".".join(map(str, key)) for key in keys}
+    wanted = set(leaves.paths)
+    raise TreeError(
+        f"{what} must be nested like params. Missing: {_some(wanted - found)}; "
+        f"unknown: {_some(found - wanted)}. ({reason})"
+    )
 
 
 def _some(paths: set[str]) -> str:
@@ -53,7 +55,7 @@ def _some(paths: set[str]) -> str:
 
 def check_param(x: Any, path: str) -> Namespace:
     """Its namespace. Raises DTypeError for what is no array, or no real floating one."""
-    xp = namespace(x, path)
+    xp = namespace(x, f"tensor {path!r}")
     check_dtype(x, path)
     return xp
 
@@ -68,10 +70,10 @@ def check_dtype(x: Any, path: str) -> None:
 
 
 def check_grad(xp: Namespace, x: Array, g: Any, path: str) -> None:
-    """Raises TreeError, DTypeError or ShapeError unless `g` can be the gradient of `x`."""
+    """Raises TreeError, DTypeError, ShapeError or DeviceError unless `g` fits `x`."""
     if g is None:
         raise TreeError(f"the gradient of tensor {path!r} is None. Pass zeros, or leave it out.")
-    if namespace(g, path) is not xp:
+    if namespace(g, f"the gradient of tensor {path!r}") is not xp:
         raise DTypeError(
             f"tensor {path!r} is a {type(x).__name__}, its gradient a {type(g).__name__}. "
             f"Convert one, for example with from_dlpack."
@@ -85,6 +87,11 @@ def check_grad(xp: Namespace, x: Array, g: Any, path: str) -> None:
         raise ShapeError(
             f"the gradient of tensor {path!r} has shape {tuple(g.shape)}, the tensor itself "
             f"{tuple(x.shape)}. Pass the gradient of this tensor, not reduced or broadcast."
+        )
+    if device(g) != device(x):
+        raise DeviceError(
+            f"tensor {path!r} is on device {device(x)}, its gradient on {device(g)}. Use one "
+            f"device for both."
         )
 
 

@@ -23,6 +23,7 @@ from adafactor_core import (
     init,
     memory_report,
 )
+from adafactor_core._config import as_config
 from adafactor_core._state import check, slots
 from adafactor_core._step import Clock, Group, arrange, given_up, make_work, planned, run
 from adafactor_core._tree import Leaves, Tree, check_grad, check_writable, flatten, matching
@@ -61,7 +62,7 @@ class Adafactor:
                 f"both config and options ({', '.join(options)}) were given. Use "
                 f"Adafactor(params, config) or Adafactor(params, {', '.join(options)}=...)."
             )
-        self._config = config or Config(**options)
+        self._config = as_config(config) if config is not None else Config(**options)
         self._params = params
         self._leaves = flatten(params)
         _check_params(self._leaves)
@@ -84,7 +85,7 @@ class Adafactor:
 
     @config.setter
     def config(self, config: Config) -> None:
-        plans = planned(self._leaves, config, None)
+        plans = planned(self._leaves, as_config(config), None)
         self._check_moments(self._moments, plans)
         self._config, self._plans = config, plans
         self._works, self._arranged = [], {}

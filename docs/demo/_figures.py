@@ -12,27 +12,29 @@ mpl.use("Agg")  # files only, no window
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _memory import MODELS, MemoryPoint, model_point, square_point
+from _memory import MODELS, MemoryPoint, point
 from _training import BATCH, Run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
-# Later lines are thinner and dashed, so that curves that lie on each other can all be seen.
+# Lines drawn later are thinner and broken, so that curves that lie on each other can all be seen.
 STYLES: dict[str, dict[str, Any]] = {
-    "numpy": {"color": "#56B4E9", "lw": 5.0},
-    "float64": {"color": "#999999", "lw": 2.5},
-    "torch": {"color": "#D55E00", "lw": 1.8, "ls": (0, (5, 3))},
-    "jax": {"color": "#000000", "lw": 1.4, "ls": (0, (1, 2))},
-    "cosine lr": {"color": "#009E73", "lw": 1.4},
-    "Adam": {"color": "#CC79A7", "lw": 1.4},
+    "numpy": {"color": "#56B4E9", "lw": 5.5, "zorder": 2.0},
+    "float64": {"color": "#999999", "lw": 3.0, "zorder": 2.1},
+    "torch": {"color": "#D55E00", "lw": 1.8, "ls": (0, (6, 4)), "zorder": 2.2},
+    "jax": {"color": "#000000", "lw": 1.6, "ls": (0, (1, 3)), "zorder": 2.3},
+    "cosine lr": {"color": "#009E73", "lw": 1.3},
+    "Adam": {"color": "#CC79A7", "lw": 1.3},
 }
 LABELS = {
-    "cosine lr": "numpy, Adafactor with lr = cosine",
-    "Adam": "numpy, Adam (variants.algorithm1)",
-    "float64": "float64 (NumPy, core alone)",
+    "cosine lr": "numpy, lr: cosine from 0.03 to 0",
+    "Adam": "numpy, Adam, lr 0.001",
+    "float64": "float64 in NumPy, the yardstick",
 }
 EPSILON = float(np.finfo(np.float32).eps)
 WINDOW = 20
+BLUE, PINK = "#0072B2", "#CC79A7"
 
 
 def save_all(out: Path, runs: Mapping[str, Run]) -> list[Path]:
@@ -58,11 +60,16 @@ def losses(runs: Mapping[str, Run]) -> Figure:
         left.plot(np.arange(window, len(run.losses) + 1), smooth, **style)
         error = [100 * (1 - a) for a in run.accuracy.values()]
         right.plot(list(run.accuracy), error, **style)
-    _axes(left, f"training loss (nats, mean of the last {WINDOW} batches of {BATCH})")
+    _axes(left, f"training loss (nats), mean of {WINDOW} batches of {BATCH}")
     _axes(right, "held-out digits named wrong (%)")
-    right.yaxis.set_major_formatter("{x:g}")
+    for ax in (left, right):
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        ax.yaxis.set_minor_formatter("{x:g}")
     left.legend()
-    figure.suptitle("Adafactor on handwritten digits: the frameworks' curves lie on each other")
+    figure.suptitle(
+        "Adafactor on handwritten digits: the same weights and batches in every framework"
+    )
     return figure
 
 
@@ -98,35 +105,40 @@ def memory(runs: Mapping[str, Run]) -> Figure:
     )
     run = runs["numpy"]
     heights = [0.0, run.state_bytes / 1e3, run.adam_bytes / 1e3]
-    bars = left.bar(("SGD", "Adafactor", "Adam"), heights, color=("#999999", "#0072B2", "#CC79A7"))
-    left.bar_label(bars, [f"{h:g} kB" if h else "0" for h in heights], padding=2)
+    bars = left.bar(("SGD", "Adafactor", "Adam"), heights, color=("#999999", BLUE, PINK))
+    left.bar_label(bars, [f"{h:.1f} kB" if h else "0" for h in heights], padding=2)
     left.margins(y=0.1)
     left.grid(visible=False, axis="x")
-    left.set(ylabel="optimizer state (kB)", title="the network of this demo")
+    left.set(ylabel="optimizer state (kB)")
+    left.set_title("the network of this demo", fontsize="medium")
     _sublinear(right)
-    figure.suptitle("Optimizer state in float32, as af.memory_report counts it")
+    figure.suptitle("Optimizer state of float32 parameters, as af.memory_report counts it")
     return figure
 
 
 def _sublinear(ax: Axes) -> None:
-    points = [model_point(name, shapes) for name, shapes in MODELS.items()]
-    squares = [square_point(2**k) for k in range(5, 17)]
+    squares = [point("", [(2**k, 2**k)]) for k in range(5, 18)]
     sizes = [p.params for p in squares]
-    ax.loglog(sizes, [p.adam for p in squares], color="#CC79A7", label="Adam, a matrix n x n")
-    ax.loglog(sizes, [p.adafactor for p in squares], color="#0072B2", label="Adafactor, the same")
-    for p in points:
-        ax.plot(p.params, p.adam, "s", color="#CC79A7")
-        ax.plot(p.params, p.adafactor, "o", color="#0072B2")
+    ax.loglog(sizes, [p.adam for p in squares], color=PINK, label="Adam, one n x n matrix")
+    ax.loglog(
+        sizes, [p.adafactor for p in squares], color=BLUE, label="Adafactor, one n x n matrix"
+    )
+    for name, shapes in MODELS.items():
+        p = point(name, shapes)
         ax.plot([p.params] * 2, [p.adafactor, p.adam], color="#999999", lw=0.8, zorder=0)
-        _label(ax, p)
-    ax.set(xlabel="parameters", ylabel="optimizer state (bytes)")
-    ax.set_title("real shapes (SGD keeps nothing: no log axis has a 0)", fontsize="medium")
+        ax.plot(p.params, p.adam, "s", color=PINK)
+        ax.plot(p.params, p.adafactor, "o", color=BLUE)
+        _label(ax, p, "right" if name == "ResNet-50" else "left")
+    ax.set(xlabel="parameters", ylabel="optimizer state (bytes)", xlim=(5e2, 2e11))
+    ax.set_title("real models (markers); SGD keeps 0, which no log axis has", fontsize="medium")
     ax.legend(loc="upper left")
 
 
-def _label(ax: Axes, p: MemoryPoint) -> None:
-    text = f"{p.name}\n{p.adam / p.adafactor:,.0f} x less"
+def _label(ax: Axes, p: MemoryPoint, side: str) -> None:
+    adam = f"{p.adam / 1e6:.0f} MB" if p.adam < 1e9 else f"{p.adam / 1e9:.0f} GB"
+    text = f"{p.name}\n{p.adafactor / 1e6:.1f} MB\nAdam: {adam}"
+    shift = -7 if side == "right" else 7
     ax.annotate(
-        text, (p.params, p.adafactor), (0, -8), textcoords="offset points",
-        ha="center", va="top", fontsize="small",
+        text, (p.params, p.adafactor), (shift, 0), textcoords="offset points",
+        ha=side, va="center", fontsize="small",
     )  # fmt: skip

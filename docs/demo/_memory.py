@@ -29,10 +29,11 @@ def gpt2(width: int = 768, layers: int = 12, words: int = 50257, length: int = 1
     return [(words, width), (length, width), *layers * layer, (width,), (width,)]
 
 
-def llama(width: int = 4096, inner: int = 11008, layers: int = 32, words: int = 32000) -> list[Shape]:
+def llama(width: int = 4096, inner: int = 11008, layers: int = 32) -> list[Shape]:
     """Llama 2 7B: no biases. 6.7 G parameters."""
     layer = 4 * [(width, width)] + 2 * [(width, inner)] + [(inner, width)] + 2 * [(width,)]
-    return [(words, width), *layers * layer, (width,), (words, width)]
+    words = [(32000, width)]  # embedding and output are two matrices
+    return [*words, *layers * layer, (width,), *words]
 
 
 def resnet50() -> list[Shape]:
@@ -56,12 +57,7 @@ MODELS: dict[str, list[Shape]] = {
 }
 
 
-def square_point(n: int) -> MemoryPoint:
-    """One matrix n x n."""
-    return model_point(f"{n} x {n}", [(n, n)])
-
-
-def model_point(name: str, shapes: Sequence[Shape]) -> MemoryPoint:
+def point(name: str, shapes: Sequence[Shape]) -> MemoryPoint:
     """float32 parameters of these shapes, with the default options."""
     zero = np.float32(0)
     report = af.memory_report([np.broadcast_to(zero, s) for s in shapes])  # views of one number

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import optree
-from _frameworks import Framework, NumPy, Params, by_hand, hidden
+from _frameworks import Framework, NumPy
+from _network import Params, by_hand, forward
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -31,6 +34,7 @@ class Task:
     test_y: np.ndarray
     start: Params
     batches: np.ndarray  # (steps, BATCH) rows of x, drawn with replacement
+    activation: str
 
 
 @dataclass
@@ -49,8 +53,8 @@ class Run:
     adam_bytes: int = 0
 
 
-def make_task(steps: int, seed: int) -> Task:
-    """scikit-learn's digits, a quarter held out; weights by He, biases 0; everything by `seed`."""
+def make_task(steps: int, seed: int, activation: str) -> Task:
+    """scikit-learn's digits, a quarter held out; weights of variance 2 / inputs, biases 0."""
     images, labels = load_digits(return_X_y=True)
     x = (images / 16).astype(np.float32)  # (1797, 64)
     y = np.eye(10, dtype=np.float32)[labels]  # (1797, 10)
@@ -63,9 +67,10 @@ def make_task(steps: int, seed: int) -> Task:
             "weight": rng.normal(0, math.sqrt(2 / a), (a, b)).astype(np.float32),
             "bias": np.zeros(b, np.float32),
         }
-        for a, b in zip(SIZES[:-1], SIZES[1:], strict=True)
+        for a, b in pairwise(SIZES)
     ]
-    return Task(x, y, test_x, test_y, start, rng.integers(len(x), size=(steps, BATCH)))
+    batches = rng.integers(len(x), size=(steps, BATCH))
+    return Task(x, y, test_x, test_y, start, batches, activation)
 
 
 def train(
@@ -73,20 +78,25 @@ def train(
 ) -> Run:
     """Trains one framework. `compare`: beside NumPy, which runs again instead of being stored."""
     row.prepare()
-    run, model = Run(row.package), row(task.start, config)
-    shadow = row(task.start, config) if compare else None
+    run, model = Run(row.package), row(task.start, config, task.activation)
+    shadow = row(task.start, config, task.activation) if compare else None
     beside = replay(task, config)
-    bar = tqdm(task.batches, desc=f"{name:>14}", unit="step")
+    calm = 0.1 if sys.stderr.isatty() else 5.0  # seconds between redraws; in a log each is a line
+    bar = tqdm(
+        task.batches, desc=f"{name:>9}", unit="step", mininterval=calm,
+        postfix="the first step may have to compile",
+    )  # fmt: skip
     for t, batch in enumerate(bar, 1):
         _step(run, model, task, batch)
         if shadow is not None:
             _compare(run, model, shadow, *next(beside))
         if t % 20 == 0 or t == len(task.batches):
             run.accuracy[t] = accuracy(model.numpy(), task)
-            bar.set_postfix(loss=f"{run.losses[-1]:.4f}", accuracy=f"{run.accuracy[t]:.1%}")
-    run.train_loss = float(by_hand(model.numpy(), task.x, task.y)[0])
+            shown = {"loss": f"{run.losses[-1]:.4f}", "accuracy": f"{run.accuracy[t]:.1%}"}
+            bar.set_postfix(shown, refresh=False)
+    run.train_loss = float(by_hand(model.numpy(), task.x, task.y, task.activation)[0])
     run.state_bytes = model.state_bytes
-    run.adam_bytes = af.memory_report(task.start, config).adam_bytes
+    run.adam_bytes = af.memory_report(model.params, config).adam_bytes
     return run
 
 
@@ -112,7 +122,7 @@ def _compare(
 
 def replay(task: Task, config: af.Config) -> Iterator[tuple[Params, Params]]:
     """NumPy's run once more: (gradient, parameters after the step), valid until the next one."""
-    model = NumPy(task.start, config)
+    model = NumPy(task.start, config, task.activation)
     for batch in task.batches:
         _, grads = model.gradients(task.x[batch], task.y[batch])
         model.step(grads)
@@ -131,5 +141,5 @@ def deviation(found: Params, expected: Params) -> float:
 
 def accuracy(params: Params, task: Task) -> float:
     """The share of held-out digits named right."""
-    logits = hidden(params, task.test_x)[-1] @ params[-1]["weight"] + params[-1]["bias"]
+    _, logits = forward(params, task.test_x, task.activation)
     return float(np.mean(logits.argmax(axis=1) == task.test_y.argmax(axis=1)))

@@ -43,6 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("frameworks", nargs="*", metavar="FRAMEWORK", help=", ".join(NAMES))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--activation", choices=("tanh", "relu"), default="tanh")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for results")
     parser.add_argument("--quick", action="store_true", help="60 steps, to see that it runs")
     options = parser.parse_args(argv)
@@ -66,7 +67,7 @@ def run(names: Sequence[str], options: argparse.Namespace) -> None:
     import adafactor_core as af
 
     steps = options.steps
-    task = make_task(steps, options.seed)
+    task = make_task(steps, options.seed, options.activation)
     relative = af.Config()  # the paper's: no learning rate to choose
     cosine = af.Config(lr=lambda t: 0.03 * (1 + math.cos(math.pi * t / steps)) / 2)
     runs = {"numpy": train(NumPy, task, relative, "numpy", compare=False)}
@@ -79,7 +80,7 @@ def run(names: Sequence[str], options: argparse.Namespace) -> None:
     rows = [summary(name, run) for name, run in runs.items()]
     print(f"\n{table(rows)}\n")
     options.out.mkdir(parents=True, exist_ok=True)
-    settings = {"frameworks": names, "steps": steps, "seed": options.seed}
+    settings = {**vars(options), "frameworks": names, "out": str(options.out)}
     for path in (*save_all(options.out, runs), save(options.out, settings, runs, rows)):
         print(f"written: {path}")
 

@@ -1,0 +1,94 @@
+"""The races as data: problem, contestants, targets. Targets: DESIGN.md section 9."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from problems import LARGE, SMALL, T5, Problem
+
+FLOORS = ("floor-numpy", "floor-torch")
+TORCH = ("torch-loop", "torch-foreach")
+ADAFACTORS = (*TORCH, "hf")
+
+
+class Target(NamedTuple):
+    """`ours` takes at most `limit` times as long as the fastest of `against`.
+
+    `times_faster` turns it round: at least so many times faster.
+    """
+
+    ours: str
+    against: tuple[str, ...]
+    what: str  # `against` in words
+    limit: float = 0.0
+    times_faster: float = 0.0
+
+
+@dataclass(frozen=True)
+class Race:
+    """`inner`: steps per timed sample."""
+
+    title: str
+    problem: Problem
+    contestants: tuple[str, ...]
+    targets: tuple[Target, ...] = ()
+    inner: int = 1
+    repeats: int = 30
+
+
+_OURS = ("compiled", "plain", "core-numpy", "core-torch", "core-jax")
+_BIG = (*FLOORS, *_OURS, *ADAFACTORS, "optax", "adamw-fused")
+_BIG_TARGETS = (
+    Target("compiled", FLOORS, "the floor", limit=3.0),
+    Target("compiled", TORCH, "torch.optim.Adafactor", times_faster=8.0),
+    Target("compiled", ("hf",), "transformers Adafactor", times_faster=8.0),
+    Target("compiled", ("adamw-fused",), "torch fused AdamW", limit=1.0),
+    Target("plain", TORCH, "torch.optim.Adafactor", times_faster=3.0),
+    Target("plain", ("hf",), "transformers Adafactor", times_faster=3.0),
+)
+
+RACES: dict[str, Race] = {
+    "large": Race("one 4096x4096 float32 tensor", Problem(LARGE), _BIG, _BIG_TARGETS),
+    "t5": Race("49 tensors of T5-small shapes, 35 M parameters, float32", Problem(T5), _BIG),
+    "small": Race(
+        "120 small tensors, 0.6 M parameters, float32",
+        Problem(SMALL),
+        (*FLOORS, *_OURS, *ADAFACTORS, "optax", "adamw-fused", "adamw-foreach"),
+        (Target("compiled", ("adamw-foreach",), "torch foreach AdamW", limit=1.0),),
+        inner=10,
+        repeats=50,
+    ),
+    "bf16": Race(
+        "one 4096x4096 bfloat16 tensor",
+        Problem(LARGE, "bfloat16"),
+        ("floor-torch", "compiled", "plain", *ADAFACTORS, "adamw-fused"),
+    ),
+    "momentum": Race(
+        "one 4096x4096 float32 tensor, momentum on (beta1=0.9)",
+        Problem(LARGE, beta1=0.9),
+        (*FLOORS, "compiled", "plain", "hf", "optax", "adamw-fused"),
+    ),
+}
+
+
+def verdicts(race: Race, rows: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Text and figures only: a slow machine fails nothing."""
+    return [_verdict(target, rows) for target in race.targets]
+
+
+def _verdict(target: Target, rows: Mapping[str, Any]) -> dict[str, Any]:
+    ours = rows[target.ours].get("median_ms")
+    others = [t for n in target.against if (t := rows[n].get("median_ms")) is not None]
+    faster = target.times_faster > 0.0
+    text = (
+        f"{target.ours}: at least {target.times_faster:g} x faster than {target.what}"
+        if faster
+        else f"{target.ours}: at most {target.limit:g} x {target.what}"
+    )
+    if ours is None or not others:
+        return {"text": text, "value": None, "met": None}
+    value = min(others) / ours if faster else ours / min(others)
+    met = value >= target.times_faster if faster else value <= target.limit
+    return {"text": text, "value": value, "met": met}

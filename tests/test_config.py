@@ -1,0 +1,312 @@
+"""Options: ranges, types, conflicts, rules. Every error names the option and says what to do."""
+
+import re
+from dataclasses import FrozenInstanceError, fields, replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import adafactor_core as af
+from adafactor_core import Config, ConfigError, NotReadyError, RelativeStep
+
+NAN, INF = float("nan"), float("inf")
+REMEDY = re.compile(
+    r"must be|must return|Use |Leave |Clip |Give |here it is|needs an axis|goes into"
+)
+NOT_NUMBERS = [NAN, INF, -INF, True, "0.1", 1j, [], object(), np.ones(2), 10**400]
+NOT_INTS = [1.0, NAN, True, "1", None, [], np.ones(2)]
+NOT_FLAGS = [1, 0, 1.0, None, "True", np.True_]
+NOT_NAMES = ["", "Auto", "nothing", None, 1, True, ["block"], np.ones(2)]
+
+BAD = {
+    "lr": [-1, -0.1, *NOT_NUMBERS],
+    "step_size": [0.01, True, "relative", {"cap": 1e-2}, RelativeStep, NAN],
+    "scale_parameter": NOT_FLAGS,
+    "eps2": [-1e-3, None, *NOT_NUMBERS],
+    "max_parameter_scale": [0, -1, *NOT_NUMBERS],
+    "factored": NOT_FLAGS,
+    "factored_dims": [
+        *NOT_NAMES, 0, (0,), (0, 1, 2), (0, True), (0, 1.0), ("0", "1"), (None, 0), ((), 0),
+        (0, ()),
+    ],
+    "min_dim_size_to_factor": [0, -1, *NOT_INTS],
+    "batch_axes": [1.0, None, "0", (0, 1.0), (True,), True, ("0",), {0: 0}],
+    "scale_scope": ["tensors", *NOT_NAMES],
+    "clip_scope": ["slice", *NOT_NAMES],
+    "eps1": [-1e-30, None, "eps", *NOT_NUMBERS],
+    "eps1_mode": ["clip", *NOT_NAMES],
+    "decay_type": ["power", *NOT_NAMES],
+    "decay_rate": [0, -0.8, *NOT_NUMBERS],
+    "decay_offset": [-1, *NOT_INTS],
+    "beta2_cap": [-0.1, 1, 1.5, *NOT_NUMBERS],
+    "clip_threshold": [0, -1, *NOT_NUMBERS],
+    "beta1": [-0.1, 1, 1.5, *NOT_NUMBERS],
+    "momentum_on": ["gradient", *NOT_NAMES],
+    "momentum_dtype": ["float64", "float8", "f4", "", None, 16, np.float64, np.int32],
+    "momentum_arithmetic": ["bfloat16", *NOT_NAMES],
+    "weight_decay": [-0.1, None, *NOT_NUMBERS],
+    "weight_decay_by": ["rho", *NOT_NAMES],
+    "weight_decay_first": NOT_FLAGS,
+    "rounding": ["up", *NOT_NAMES],
+    "seed": [-1, *NOT_INTS],
+    "nonfinite": ["ignore", *NOT_NAMES],
+    "max_scratch_bytes": [0, 1023, -1, 1024.0, True, "1 MiB", NAN],
+    "maximize": NOT_FLAGS,
+    "rules": [
+        None, 5, "ab", ["*.b"], [("*.b",)], [(1, {})], [("*", 1)], [("*", {1: 2})], {"*": {}},
+    ],
+}  # fmt: skip
+GOOD = {
+    "lr": [None, 0, 1, 0.1, 1e9, np.float32(0.5), np.int64(2), Fraction(1, 3), lambda t: 0.1],
+    "step_size": [None, RelativeStep(), RelativeStep(cap=3, warmup_init=True)],
+    "scale_parameter": [True, False],
+    "eps2": [0, 1e-3, 5],
+    "max_parameter_scale": [None, 1e-3, 2],
+    "factored": [True, False],
+    "factored_dims": ["auto", "last", "largest", "largest_first", "conv", (0, 1), [-1, 0],
+                      ((0, 2), 1), (np.int64(1), [0, -1])],
+    "min_dim_size_to_factor": [1, 128, np.int32(7)],
+    "batch_axes": [(), 0, -1, (0, 1), [2], np.int64(0)],
+    "scale_scope": ["block", "tensor"],
+    "clip_scope": ["block", "tensor"],
+    "eps1": [0, 1e-30, 1, "finfo"],
+    "eps1_mode": ["grad_sq", "stats", "clamp"],
+    "decay_type": ["pow", "adam", "constant"],
+    "decay_rate": [None, 0.8, 1, 2.5, lambda t: 0.8],
+    "decay_offset": [0, 10**6, np.int64(3)],
+    "beta2_cap": [None, 0, 0.999],
+    "clip_threshold": [None, 1e-3, 100],
+    "beta1": [None, 0, 0.999, lambda t: 0.9],
+    "momentum_on": ["scaled_update", "update", "grad"],
+    "momentum_dtype": ["float32", "bfloat16", "float16", np.float16, np.dtype("float32")],
+    "momentum_arithmetic": ["float32", "buffer", "weak"],
+    "weight_decay": [0, 0.1, 2, lambda t: 0.1],
+    "weight_decay_by": ["alpha", "lr", "none"],
+    "weight_decay_first": [False],
+    "rounding": ["nearest"],
+    "seed": [0],
+    "max_grad_norm": [None],
+    "nonfinite": ["propagate"],
+    "max_scratch_bytes": [None, 1024, 1 << 40, np.int64(4096)],
+    "maximize": [True, False],
+    "rules": [(), [], [("*.b", {"lr": 0.1})], (("*", {}),)],
+}  # fmt: skip
+NOT_READY = [
+    ("rounding", "stochastic"), ("rounding", "kahan"), ("nonfinite", "skip_tensor"),
+    ("nonfinite", "skip_step"), ("nonfinite", "raise"), ("seed", 1), ("max_grad_norm", 1.0),
+    ("momentum_dtype", "int8"),
+]  # fmt: skip
+CONFLICTS = [
+    {"step_size": RelativeStep(cap=None)},
+    {"weight_decay_first": True},
+    {"decay_type": "constant", "decay_offset": 3},
+    {"eps1": 0.0, "eps1_mode": "clamp"},
+]
+WHOLE_STEP = [
+    ("rules", ()), ("seed", 0), ("max_grad_norm", None), ("nonfinite", "propagate"),
+    ("max_scratch_bytes", 4096),
+]  # fmt: skip
+
+
+def cases(table):
+    def words(value):
+        if callable(value) or type(value) is object:
+            return type(value).__name__  # no addresses: workers compare their ids
+        return f"{type(value).__name__} {value!r}"[:40]
+
+    return [
+        pytest.param(name, value, id=f"{name} {words(value)}")
+        for name, values in table.items()
+        for value in values
+    ]
+
+
+def test_the_tables_above_cover_every_option():
+    names = {field.name for field in fields(Config)} - {"_"}
+    assert GOOD.keys() == names
+    assert BAD.keys() == names - {"max_grad_norm"}  # which nothing but None is good for
+
+
+@pytest.mark.parametrize(("name", "value"), cases(BAD))
+def test_refused(name, value):
+    with pytest.raises(ConfigError) as caught:
+        Config(**{name: value})
+    assert isinstance(caught.value, ValueError)
+    assert re.search(rf"\b{'rule' if name == 'rules' else name}\b", str(caught.value))
+    assert REMEDY.search(str(caught.value))
+
+
+@pytest.mark.parametrize(("name", "value"), cases(GOOD))
+def test_taken(name, value):
+    config = Config(**{name: value})
+    assert config == Config(**{name: value})
+    assert hash(config) == hash(Config(**{name: value}))
+
+
+@pytest.mark.parametrize("value", [NAN, INF, 0, -1, True, "1", 1j])
+def test_relative_step_refuses_the_cap(value):
+    with pytest.raises(ConfigError, match=r"RelativeStep\.cap must be"):
+        RelativeStep(cap=value)
+
+
+@pytest.mark.parametrize("value", [1, None, "yes"])
+def test_relative_step_refuses_the_flag(value):
+    with pytest.raises(ConfigError, match=r"RelativeStep\.warmup_init must be"):
+        RelativeStep(warmup_init=value)
+
+
+@pytest.mark.parametrize(("name", "value"), NOT_READY)
+def test_refused_by_name_until_it_acts(name, value):
+    with pytest.raises(NotReadyError, match=f"^{name}.* does not act yet.* (Leave|Use|Clip) "):
+        Config(**{name: value})
+    assert issubclass(NotReadyError, NotImplementedError)
+
+
+@pytest.mark.parametrize("options", CONFLICTS, ids=" and ".join)
+def test_conflict_prints_two_calls_that_are_valid(options):
+    with pytest.raises(ConfigError) as caught:
+        Config(**options)
+    message = str(caught.value)
+    for name in options:
+        assert name in message
+    calls = re.findall(r"Config\((?:[^()]|\([^()]*\))*\)", message)
+    assert len(calls) == 2
+    for call in calls:
+        assert isinstance(eval(call, {"Config": Config, "RelativeStep": RelativeStep}), Config)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"factored": False, "factored_dims": "largest", "min_dim_size_to_factor": 128},
+        {"scale_parameter": False, "eps2": 7.0, "max_parameter_scale": 1.0},
+        {"beta1": None, "momentum_on": "grad", "momentum_dtype": "bfloat16"},
+        {"clip_threshold": None, "clip_scope": "tensor"},
+        {"weight_decay": 0.0, "weight_decay_by": "none"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_switch_that_is_off_leaves_its_companions_idle(options):
+    assert Config(**options)
+
+
+@pytest.mark.parametrize("value", [-0.8, -1])
+def test_the_decay_rate_of_hugging_face_is_explained(value):
+    with pytest.raises(ConfigError, match=f"here it is decay_rate={-value}"):
+        Config(decay_rate=value)
+
+
+@pytest.mark.parametrize(
+    ("decay_type", "rate"), [("pow", 0.8), ("adam", 0.999), ("constant", 0.999)]
+)
+def test_the_decay_rate_defaults_by_type(decay_type, rate):
+    assert Config(decay_type=decay_type).decay_rate == rate
+
+
+@pytest.mark.parametrize("decay_type", ["adam", "constant"])
+def test_the_decay_rate_is_a_fraction_where_it_is_a_beta(decay_type):
+    with pytest.raises(ConfigError, match=r"decay_rate must be in \[0, 1\)"):
+        Config(decay_type=decay_type, decay_rate=1.0)
+
+
+def test_values_are_kept_as_plain_python():
+    config = Config(
+        lr=np.float32(0.5), eps2=1, batch_axes=np.int64(0), factored_dims=[[0, 2], np.int64(1)],
+        min_dim_size_to_factor=np.int32(3), momentum_dtype=np.float16,
+    )  # fmt: skip
+    kept = (config.lr, config.eps2, config.batch_axes[0], config.min_dim_size_to_factor)
+    assert [type(value) for value in kept] == [float, float, int, int]
+    assert config.factored_dims == ((0, 2), (1,))
+    assert config.momentum_dtype == "float16"
+
+
+def test_immutable_and_usable_as_a_static_argument():
+    config = Config(0.1, rules=[("*.b", {"weight_decay": 0.0})])
+    with pytest.raises(FrozenInstanceError):
+        config.lr = 0.2
+    assert {config: 1}[Config(0.1, rules=(("*.b", {"weight_decay": 0.0}),))] == 1
+    assert config != replace(config, lr=0.2)
+    assert config != replace(config, rules=[("*.b", {"weight_decay": 0.1})])
+
+
+def test_only_the_learning_rate_is_positional():
+    with pytest.raises(TypeError):
+        Config(0.1, None)
+
+
+def test_the_dict_given_to_a_rule_may_change_afterwards():
+    options = {"lr": 0.1}
+    config = Config(rules=[("*", options)])
+    options["lr"] = -1.0
+    assert config.rules[0][1]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(("name", "value"), WHOLE_STEP)
+def test_a_rule_cannot_set_what_concerns_the_whole_step(name, value):
+    with pytest.raises(ConfigError, match=rf"rule 'a\.\*' sets '{name}'.*Config\({name}=\.\.\.\)"):
+        Config(rules=[("a.*", {name: value})])
+
+
+def test_a_rule_may_set_every_other_option():
+    for name, values in GOOD.items():
+        if name not in dict(WHOLE_STEP):
+            assert Config(rules=[("*", {name: values[-1]})])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        pytest.param({"weight_decy": 0.1}, "weight_decy.*Did you mean 'weight_decay'", id="typo"),
+        pytest.param({"zzz": 1}, "zzz.*Options: .*weight_decay", id="unknown option"),
+        pytest.param({"lr": -1}, "lr must be", id="value out of range"),
+        pytest.param({"decay_offset": 2}, "Use Config", id="conflict with the base"),
+        pytest.param({"rounding": "kahan"}, "does not act yet", id="not ready"),
+    ],
+)
+def test_a_bad_rule_fails_in_the_config_and_names_its_pattern(options, words):
+    with pytest.raises((ConfigError, NotReadyError), match=rf"(?s)rule 'x\.\*'.*{words}"):
+        Config(decay_type="constant", rules=[("*.b", {}), ("x.*", options)])
+
+
+def rates_by_path(**options):
+    """Path to lr, seen through a step of size lr from 0 with all gradients 1."""
+    tree = {"enc": {"w": np.zeros(2), "b": np.zeros(2)}, "layers": [np.zeros(2), np.zeros(2)]}
+    config = Config(lr=1.0, scale_parameter=False, clip_threshold=None, **options)
+    grads = {"enc": {"w": np.ones(2), "b": np.ones(2)}, "layers": [np.ones(2), np.ones(2)]}
+    new, _ = af.step(tree, grads, af.init(tree, config), config)
+    return [-float(x[0]) for x in (new["enc"]["b"], new["enc"]["w"], *new["layers"])]
+
+
+@pytest.mark.parametrize(
+    ("rules", "rates"),
+    [
+        pytest.param([("*.b", {"lr": 0.5})], [0.5, 1, 1, 1], id="shell-style pattern"),
+        pytest.param(
+            [("enc.b", {"lr": 0.5}), ("enc.*", {"lr": 0.25}), ("*", {"lr": 2.0})],
+            [0.5, 0.25, 2, 2],
+            id="first match wins",
+        ),
+        pytest.param(
+            [("enc.*", {"lr": 0.25}), ("enc.b", {"lr": 0.5})],
+            [0.25, 0.25, 1, 1],
+            id="first match wins over a closer one",
+        ),
+        pytest.param([("layers.1", {"lr": 3.0})], [1, 1, 1, 3], id="indices are path parts"),
+        pytest.param([("layers.[0]", {"lr": 3.0})], [1, 1, 3, 1], id="character class"),
+    ],
+)
+def test_rules(rules, rates):
+    assert rates_by_path(rules=rules) == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("pattern", ["enc", "*.B", "layers", "w", "layers.2", ""])
+def test_a_rule_that_matches_no_tensor_is_an_error_with_suggestions(pattern):
+    words = rf"rule {re.escape(repr(pattern))} matches no tensor.*as in '(enc|lay).*Correct"
+    with pytest.raises(ConfigError, match=words):
+        rates_by_path(rules=[(pattern, {"lr": 0.5})])
+
+
+def test_a_rule_for_the_bare_array_has_the_empty_pattern():
+    x = np.ones((3, 4))
+    assert af.init(x, Config(rules=[("", {"factored": False})])).moments.full is not None
