@@ -59,11 +59,13 @@ def machine(record: Record) -> str:
     m = record["machine"]
     versions = ", ".join(f"{n} {v or 'absent'}" for n, v in m["packages"].items())
     pages = f", transparent huge pages: {m['huge_pages']}" if m["huge_pages"] else ""
+    busy = m["load_before"] and m["load_before"][0] > 0.5 * m["cores"]
+    warning = " The machine was busy before the start: do not quote." if busy else ""
     quick = " A quick run: too few repeats to quote." if record["quick"] else ""
     return (
         f"Machine: {m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB, {m['system']}{pages}, "
         f"Python {m['python']}, {versions}; commit {m['commit']}, {record['time']}, load average "
-        f"{m['load_before']} before and {record['load_after']} after.{quick}"
+        f"{m['load_before']} before and {record['load_after']} after.{quick}{warning}"
     )
 
 
