@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from ._numerics import Array, DType, Namespace, Shape, device, long_inner_loops
+from ._numerics import Array, DType, Namespace, Shape, device, keep_freed_blocks, long_inner_loops
 
 Index = tuple[slice, ...]
 _ALL = slice(None)
 Block = Callable[..., tuple[Sequence[Array], Sequence[Array]]]
 
 BLOCK_BYTES = 1 << 20  # a block and its temporaries stay in a core's share of the cache
-_TEMPORARIES = 4  # block-sized arrays alive at once in the busiest pass (apply with momentum)
+_TEMPORARIES = 8  # block-sized arrays alive at once in the busiest pass, bfloat16 with momentum
 
 
 class Out(NamedTuple):
@@ -84,6 +84,8 @@ def sweep(
     outs = [
         o if o.array is not None else Out(xp.empty_like(like, dtype=o.dtype), o.dtype) for o in outs
     ]
+    block_bytes = math.prod(like[over[0]].shape) * (8 if dtype == xp.float64 else 4)
+    keep_freed_blocks(xp, like, 4 * block_bytes)
     with long_inner_loops(xp, like.shape[-1]):
         for index in over:
             parts, values = block(*(take(a, index) for a in ins))

@@ -81,6 +81,23 @@ def test_scopes_of_the_whole_tensor_share_one_rms_over_the_stack():
         close((x - tensor)[i] / rms(x), (x - block)[i] / rms(x[i]), 1e-12)
 
 
+def test_clipping_the_whole_tensor_shares_one_rms_over_the_stack():
+    x, grads = drawn((3, 6, 5), steps=2)
+    grads[1] *= np.array([1.0, 8.0, 64.0])[:, None, None]
+    base = {"batch_axes": 0, "scale_parameter": False, "clip_threshold": None}
+    before, state = run(x, grads[:1], af.Config(0.1, **base))
+
+    def last(**options):
+        config = af.Config(1.0, **{**base, **options})
+        return af.update(grads[1], state, before, config)[0]
+
+    u = last()
+    close(last(clip_threshold=0.5, clip_scope="tensor"), u / (rms(u) / 0.5), 1e-14)
+    block = last(clip_threshold=0.5)
+    for i in range(3):
+        close(block[i], u[i] / max(1.0, rms(u[i]) / 0.5), 1e-14)
+
+
 @pytest.mark.parametrize("k", [-40, -20, 1, 20, 60])
 @pytest.mark.parametrize("options", [{}, {"factored": False}, {"lr": 0.1, "beta1": 0.9}], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -364,6 +381,25 @@ def test_where_eps1_goes_in_a_full_moment(mode, v):
     x, state = run(np.zeros(3), [np.full(3, 2.0)], config)
     close(x, np.full(3, -2.0 / np.sqrt(v)), 1e-15)
     assert state.moments.full[0] == (4.5 if mode == "grad_sq" else 4.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "eps1", "g2", "v"),
+    [
+        pytest.param("grad_sq", 0.5, 4.0, 4.5, id="grad_sq: (4 + 0.5)^2 / (4 + 0.5)"),
+        pytest.param("stats", 0.5, 4.0, 4.5**2 / 4.0, id="stats: (4 + 0.5)^2 / 4"),
+        pytest.param("clamp", 0.5, 4.0, 4.0, id="clamp, above: 4^2 / 4"),
+        pytest.param("clamp", 0.25, 0.2, 0.16, id="clamp, mean(R) below eps1: 0.2^2 / 0.25"),
+        pytest.param("clamp", 0.25, 0.1, 0.0625, id="clamp, V below eps1^2: 0.25^2"),
+    ],
+)
+def test_where_eps1_goes_in_a_factored_moment(mode, eps1, g2, v):
+    config = af.Config(1.0, eps1=eps1, eps1_mode=mode, scale_parameter=False, clip_threshold=None)
+    g = np.full((2, 3), np.sqrt(g2))
+    x, state = run(np.zeros((2, 3)), [g], config)
+    close(x, -g / np.sqrt(v), 1e-15)
+    kept = np.full((2, 1), 4.5 if mode == "grad_sq" else g2)
+    close(state.moments.row, kept, 1e-15)
 
 
 def test_eps1_clamps_v_at_its_square():

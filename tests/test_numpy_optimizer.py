@@ -168,6 +168,12 @@ def test_gradients_are_not_kept_alive(compiled):
     assert watched() is None
 
 
+def test_the_gradient_of_a_0d_parameter_may_be_a_numpy_scalar(compiled):
+    x = np.array(1.0, np.float32)
+    Adafactor(x, compiled=compiled).step(np.float32(3.0))
+    assert np.isclose(x, 0.99)
+
+
 def test_gradient_and_parameter_may_be_one_array(compiled):
     x = np.random.default_rng(0).standard_normal((300, 500)).astype(np.float32)
     want, _ = af.step(x, x.copy(), af.init(x))
@@ -194,7 +200,7 @@ def bad_steps():
         "int": (swap(b=np.ones(20, int)), af.DTypeError, r"'layer\.b'.*int64"),
         "complex": (swap(b=np.ones(20, complex)), af.DTypeError, r"'layer\.b'.*complex128"),
         "list": (swap(b=[1.0] * 20), af.AdafactorError, r"layer\.b"),
-        "scalar": (swap(s=np.float32(1)), af.DTypeError, r"'layer\.s'.*float32.*ndarray"),
+        "number": (swap(s=1.0), af.DTypeError, r"'layer\.s'.*float.*ndarray"),
         "missing": (missing, af.TreeError, r"Missing: 'layer\.w'"),
         "extra": (swap(more=np.ones(3, f32)), af.TreeError, r"unknown: 'layer\.more'"),
         "not a tree": (np.ones(3, f32), af.TreeError, "nested like params"),

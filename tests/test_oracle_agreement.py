@@ -82,7 +82,7 @@ def problems(draw, dtype):
     # float32 unless eps1 is added to them: then statistics have digits from 2^-45 on.
     bare = options.get("eps1_mode") == "clamp" or options.get("eps1") == 0.0
     low, high = (-10, 10) if dtype == "float16" else (-45 if bare else -60, 60)
-    scale = draw(st.integers(low, high))
+    scale = draw(st.one_of(st.integers(-3, 3), st.integers(low, high)))
     event(f"{kind}, rank {rank}, {'empty' if 0 in shape else 'not empty'}")
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
 

@@ -6,7 +6,7 @@ import pytest
 import adafactor_core as af
 from _close import close
 from _mesh import Mesh
-from _run import normal
+from _run import flat, normal
 
 SHAPES = {"a": (5, 4), "b": (4,), "c": (3, 6), "d": (), "e": (2, 3, 4)}
 PASSES = ["observe", "advance", "measure", "scale", "apply"]
@@ -120,6 +120,25 @@ def test_sharded_all_tensors_observe_before_any_measures():
         assert sorted(order) == sorted(2 * PASSES)
         assert set(order[:2]) == {"observe"}
         assert set(order[2:6]) == {"advance", "measure"}
+
+
+def test_nothing_is_advanced_before_the_reduction():
+    """A decision over all tensors may stand there: clipping by a global norm, skipping a step."""
+    x, g, config = tensors(0), tensors(1), af.Config(0.1, beta1=0.9, momentum_on="grad")
+    state = af.init(x, config)
+    arrays = [*x.values(), *flat(state.moments).values()]
+    before, calls = [a.tobytes() for a in arrays], []
+
+    def reduce(sums):
+        calls.append(1)
+        if len(calls) == 1:
+            assert [a.tobytes() for a in arrays] == before
+        return [s.value for s in sums]
+
+    sharding = af.Sharding(SHAPES, reduce)
+    af.step(x, g, state, config, sharding=sharding, donate=True)
+    assert len(calls) == 2
+    assert [a.tobytes() for a in arrays] != before
 
 
 def test_what_a_pass_is_given_and_what_it_leaves():

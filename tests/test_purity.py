@@ -148,8 +148,8 @@ def test_the_public_names_are_these():
     assert set(af.__all__) == {
         "AdafactorError", "ArrayPasses", "Config", "ConfigError", "DTypeError", "DeviceError",
         "MemoryReport", "Moments", "NotReadyError", "Partial", "Passes", "ReadOnlyError",
-        "RelativeStep", "ShapeError", "Sharding", "State", "StateError", "TreeError", "Work", "init",
-        "memory_report", "step", "update", "variants",
+        "RelativeStep", "ShapeError", "Sharding", "State", "StateError", "TreeError", "Work",
+        "init", "memory_report", "step", "update", "variants",
     }  # fmt: skip
     assert all(getattr(af, name).__doc__ for name in af.__all__)
 

@@ -24,7 +24,7 @@ def kernel(name: str) -> Any:
     from . import _kernels
 
     njit: Any = numba.njit
-    options = {"nogil": True, "error_model": "numpy"}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": False}
     function = getattr(_kernels, name)
     try:
         return njit(function, cache=True, **options)

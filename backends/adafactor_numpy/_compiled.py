@@ -121,8 +121,10 @@ class Table(list[Work]):
         boxes = [box(w) for w in self]
         limit, size = self.options.max_scratch_bytes, np.dtype(self._dtype).itemsize
         cuts = [cut(b, limit, size) for b in boxes]
-        rows = [b.rows * c.tiles if self.factored else 0 for b, c in zip(boxes, cuts, strict=True)]
-        cols = [b.cols * c.lanes if self.factored else 0 for b, c in zip(boxes, cuts, strict=True)]
+        rows = [b.rows * self.factored for b in boxes]
+        cols = [b.cols * self.factored for b in boxes]
+        outer = [n * c.tiles for n, c in zip(rows, cuts, strict=True)]
+        inner = [n * c.lanes for n, c in zip(cols, cuts, strict=True)]
         listed = [
             item
             for t, (b, c) in enumerate(zip(boxes, cuts, strict=True))
@@ -130,16 +132,16 @@ class Table(list[Work]):
         ]
         self._boxes = boxes
         self.items: Ints = np.array(listed, np.int64)
-        starts = (np.cumsum([0, *rows]), np.cumsum([0, *cols]))
+        starts = [np.cumsum([0, *sizes]) for sizes in (outer, inner, rows, cols)]
         self.ints: Ints = np.array(
             [
-                (*b[:5], c.lanes, c.tiles, starts[0][t], starts[1][t], b.cols)
+                (*b[:5], c.lanes, c.tiles, *(start[t] for start in starts), b.cols)
                 for t, (b, c) in enumerate(zip(boxes, cuts, strict=True))
             ],
             np.int64,
         )
-        self.outer = np.empty(sum(rows))  # float64: a row's sum runs over tiles
-        self.inner = np.empty(sum(cols), self._dtype)
+        self.outer = np.empty(sum(outer))  # float64: a row's sum runs over tiles
+        self.inner = np.empty(sum(inner), self._dtype)
         self.p, self.q = np.empty(sum(rows), self._dtype), np.empty(sum(cols), self._dtype)
         self.x2, self.u2 = np.zeros(len(listed)), np.zeros(len(listed))
         self.factors = tuple(np.empty(len(listed), self._dtype) for _ in range(3))

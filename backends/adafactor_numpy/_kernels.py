@@ -16,7 +16,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic, overload
 
 # Columns of the integer table, one row per tensor.
-N_A, N_R, N_B, N_C, N_D, N_LANES, N_TILES, N_OUTER, N_INNER, N_COL, FIRST, LAST = range(12)
+N_A, N_R, N_B, N_C, N_D, N_LANES, N_TILES, N_OUTER, N_INNER, N_P, N_Q, N_COL = range(12)
 # Columns of the address table, one row per tensor.
 X, G, OUTER, INNER, FULL, MOMENTUM = range(6)
 # Columns of the table of numbers (in the compute dtype), one row per tensor.
@@ -28,14 +28,19 @@ ROWS = 64  # so many rows are added up before their column sums go to the total:
 
 
 def inlined(function):
-    """For helpers that compute exactly what is written."""
-    return njit(function, error_model="numpy")
+    """For helpers that compute exactly what is written.
+
+    fastmath=False is not idle: left out, Numba hands down the flags of whichever caller happens to
+    compile the helper first, and caches the result for all of them.
+    """
+    return njit(function, error_model="numpy", fastmath=False)
 
 
 def summing(function):
     """For helpers that add up a run: sums may be reordered, which vectorises them.
 
-    Nothing is assumed about NaN or infinity.
+    Nothing is assumed about NaN or infinity. Products may be reordered as well, so those whose
+    order matters are left to `inlined` helpers.
     """
     return njit(function, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
 
@@ -64,7 +69,7 @@ def _store(a, i, value):
     raise NotImplementedError
 
 
-@overload(_load)
+@overload(_load, jit_options={"fastmath": False})
 def _load_overload(a, i):
     """Element `i`, widened. uint16 holds the bits of bfloat16, int16 those of float16."""
     if a.dtype == types.uint16:
@@ -94,7 +99,7 @@ def _load_overload(a, i):
     return plain
 
 
-@overload(_store)
+@overload(_store, jit_options={"fastmath": False})
 def _store_overload(a, i, value):
     """Element `i` rounded to nearest, ties to even; NaN stays NaN."""
     if a.dtype == types.uint16:
@@ -145,6 +150,21 @@ def _root(x, tiny):
 
 
 @inlined
+def _product(a, b):
+    return a * b
+
+
+@inlined
+def _direction(g, q, p):
+    return (g * q) * p  # not g*(q*p): that product overflows where a dead row meets a dead column
+
+
+@inlined
+def _quotient(a, b):
+    return a / b
+
+
+@inlined
 def _averaged(m, i, value, beta1):
     new = m[i] * beta1 + value * (m.dtype.type(1) - beta1)
     m[i] = new
@@ -159,7 +179,7 @@ def _averaged(m, i, value, beta1):
 def _squares_run(g, s, squares):
     acc = s - s
     for j in range(g.size):
-        value = _load(g, j) * s
+        value = _product(_load(g, j), s)
         value *= value
         acc += value
         squares[j] += value
@@ -179,7 +199,7 @@ def _mean_square_run(x, zero):
 def _measure_run(g, q, thin):
     acc = thin - thin
     for j in range(g.size):
-        u = _load(g, j) * q[j] * thin
+        u = _direction(_load(g, j), q[j], thin)
         acc += u * u
     return acc
 
@@ -187,7 +207,7 @@ def _measure_run(g, q, thin):
 @inlined
 def _apply_run(g, x, m, q, thin, then, less, beta1, m_tag):
     for j in range(g.size):
-        d = _load(g, j) * q[j] * thin
+        d = _direction(_load(g, j), q[j], thin)
         if m_tag is not None:
             d = _averaged(m, j, d, beta1) * then
         value = _load(x, j)
@@ -201,7 +221,7 @@ def _full_run(g, v, b, eps, after, tiny):
         value = _load(g, j)
         new = _moved(v[j], value * value + eps, b)
         v[j] = new
-        u = value / _root(new + after, tiny)
+        u = _quotient(value, _root(new + after, tiny))
         acc += u * u
     return acc
 
@@ -287,10 +307,10 @@ def advance(ints, addr, nums, outer, inner, p, q, start, stop):
         bd = ints[t, N_B] * ints[t, N_D]
         rows, cols = a_count * r_count * bd, ints[t, N_COL]
         b, eps, after, tiny = nums[t, B], nums[t, EPS_IN], nums[t, EPS_AFTER], nums[t, TINY]
-        first = ints[t, N_OUTER]
         state = _view(addr[t, OUTER], rows, nums)
-        sums = _fold(outer[first:], ints[t, N_TILES], rows)
+        sums = _fold(outer[ints[t, N_OUTER] :], ints[t, N_TILES], rows)
         _average_run(state, sums, nums[t, PER_OUTER], eps, b)
+        first = ints[t, N_P]
         for a in range(a_count):
             for k in range(bd):
                 total = 0.0
@@ -304,11 +324,10 @@ def advance(ints, addr, nums, outer, inner, p, q, start, stop):
                 for r in range(r_count):
                     i = (a * r_count + r) * bd + k
                     p[first + i] = root / _root(state[i] + after, tiny)
-        first = ints[t, N_INNER]
         state = _view(addr[t, INNER], cols, nums)
-        sums = _fold(inner[first:], ints[t, N_LANES], cols)
+        sums = _fold(inner[ints[t, N_INNER] :], ints[t, N_LANES], cols)
         _average_run(state, sums, nums[t, PER_INNER], eps, b)
-        _factor_run(q[first : first + cols], state, one, after, tiny)
+        _factor_run(q[ints[t, N_Q] : ints[t, N_Q] + cols], state, one, after, tiny)
 
 
 def measure(ints, addr, nums, items, p, q, u2, g_tag, start, stop):
@@ -319,11 +338,11 @@ def measure(ints, addr, nums, items, p, q, u2, g_tag, start, stop):
         d_count = ints[t, N_D]
         length = b_count * c_count * d_count
         g = _view(addr[t, G], ints[t, N_A] * r_count * length, g_tag)
-        col = ints[t, N_INNER] + a * length
+        col = ints[t, N_Q] + a * length
         total = 0.0
         for r in range(items[i, R0], items[i, R1]):
             base = (a * r_count + r) * length
-            row = ints[t, N_OUTER] + (a * r_count + r) * b_count * d_count
+            row = ints[t, N_P] + (a * r_count + r) * b_count * d_count
             for b in range(b_count):
                 if d_count == 1:
                     lo, hi = max(b * c_count, j0), min((b + 1) * c_count, j1)
@@ -333,7 +352,8 @@ def measure(ints, addr, nums, items, p, q, u2, g_tag, start, stop):
                 for c in range(c_count):
                     lo = (b * c_count + c) * d_count
                     for d in range(d_count):
-                        u = _load(g, base + lo + d) * q[col + lo + d] * p[row + b * d_count + d]
+                        thin = p[row + b * d_count + d]
+                        u = _direction(_load(g, base + lo + d), q[col + lo + d], thin)
                         total += u * u
         u2[i] = total
 
@@ -353,10 +373,10 @@ def apply(ints, addr, nums, items, p, q, before, after, decay, x_tag, g_tag, m_t
         g, x = _view(addr[t, G], size, g_tag), _view(addr[t, X], size, x_tag)
         m = _view(addr[t, MOMENTUM], size, nums)
         beta1, times, then, less = nums[t, BETA1], before[i], after[i], decay[i]
-        col = ints[t, N_INNER] + a * length
+        col = ints[t, N_Q] + a * length
         for r in range(items[i, R0], items[i, R1]):
             base = (a * r_count + r) * length
-            row = ints[t, N_OUTER] + (a * r_count + r) * b_count * d_count
+            row = ints[t, N_P] + (a * r_count + r) * b_count * d_count
             for b in range(b_count):
                 # With axes behind the inner one, every element has its own row statistic.
                 for k in range(1 if d_count == 1 else c_count * d_count):

@@ -120,6 +120,8 @@ class Adafactor:
         changed. Gradients must not overlap parameters, except for being the same array.
         """
         found = matching(self._leaves, grads, "grads")
+        # NumPy's reductions return scalars, so the gradient of a 0-D parameter often is one.
+        found = [np.asarray(g) if isinstance(g, np.generic) else g for g in found]
         works = self._works or self._start(found)
         kinds = []
         for work, g in zip(works, found, strict=True):
