@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ._factoring import without
 from ._formulas import averaged, direction, factors, floored, full, moved, source
 from ._numerics import Array, Shape, at_least, square_root, sum_squares_to, sum_to, wide
-from ._streaming import block_limit, blocks, sweep
+from ._streaming import Blocks, block_limit, blocks, sweep
 from ._work import Partial, Work
 
 
@@ -72,14 +72,14 @@ class ArrayPasses:
         for w in works:
             _apply(w, self._blocks(w))
 
-    def _blocks(self, w: Work) -> Any:
+    def _blocks(self, w: Work) -> Blocks | None:
         if not (self._stream and w.writable):
             return None
         limit = block_limit(w.options.max_scratch_bytes, 8 if w.width == "float64" else 4)
         return blocks(tuple(w.param.shape), limit)
 
 
-def _observe(w: Work, over: Any) -> None:
+def _observe(w: Work, over: Blocks | None) -> None:
     """Partial sums of G*G along rows and columns, and of X*X."""
     plan, xp = w.layout, w.xp
     shape = tuple(w.param.shape)
@@ -156,7 +156,7 @@ def _advance(w: Work) -> None:
     w.new = w.new._replace(row=w.put("row", row), col=w.put("col", col))
 
 
-def _measure(w: Work, over: Any) -> None:
+def _measure(w: Work, over: Blocks | None) -> None:
     """Partial sums of U*U; a full V moves here."""
     plan, xp = w.layout, w.xp
     to = without(tuple(w.param.shape), plan.clip_axes)
@@ -186,7 +186,7 @@ def _scale(w: Work) -> None:
     w.before, w.after, w.decay = factors(w.options, w.rates, x2, u2)
 
 
-def _apply(w: Work, over: Any) -> None:
+def _apply(w: Work, over: Blocks | None) -> None:
     """D = -alpha*Uc with momentum and weight decay, and X + D where parameters are wanted."""
     o, xp = w.options, w.xp
     late = not w.measured and not w.layout.factored  # clipping is off: V has not moved yet

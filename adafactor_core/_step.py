@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import le
 from typing import Any, Literal, NamedTuple
 
 import array_api_compat as compat
@@ -270,12 +271,14 @@ def planned(
     if sharding is not None:
         wholes = matching(leaves, sharding.shapes, "sharding.shapes")
         for path, local, whole in zip(leaves.paths, shapes, wholes, strict=True):
-            if len(local) != len(whole) or any(a > b for a, b in zip(local, whole, strict=True)):
+            ints = isinstance(whole, tuple | list) and all(isinstance(n, int) for n in whole)
+            fits = ints and len(local) == len(whole) and all(map(le, local, whole))
+            if not fits:
                 raise ShapeError(
-                    f"tensor {path!r} of local shape {local} cannot be a part of {tuple(whole)}. "
-                    f"Give the whole tensor's shape in Sharding.shapes."
+                    f"tensor {path!r} of local shape {local} cannot be a part of {whole!r}. "
+                    f"Give the whole tensor's shape, a tuple of ints, in Sharding.shapes."
                 )
-        shapes = wholes
+        shapes = [tuple(whole) for whole in wholes]
     return [
         (o, layout(s, o, path)) for o, s, path in zip(options, shapes, leaves.paths, strict=True)
     ]

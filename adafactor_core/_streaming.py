@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 from ._numerics import Array, DType, Namespace, Shape, device, keep_freed_blocks, long_inner_loops
@@ -31,26 +33,37 @@ def block_limit(max_scratch_bytes: int | None, itemsize: int) -> int:
     return BLOCK_BYTES // itemsize
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Boxes cut along the leading axes: single indices before `axis`, runs of `run` along it."""
+
+    shape: Shape
+    axis: int
+    run: int
+
+    @property
+    def elements(self) -> int:
+        """Of the first block, which is the largest."""
+        return min(self.run, self.shape[self.axis]) * math.prod(self.shape[self.axis + 1 :])
+
+    def __iter__(self) -> Iterator[Index]:
+        # Made on the way: a list of all blocks can take more memory than a tensor's scratch.
+        size = self.shape[self.axis]
+        tail = (_ALL,) * (len(self.shape) - self.axis - 1)
+        for head in product(*map(range, self.shape[: self.axis])):
+            before = tuple([slice(i, i + 1) for i in head])
+            for start in range(0, size, self.run):
+                yield (*before, slice(start, min(start + self.run, size)), *tail)
+
+
 @lru_cache(maxsize=4096)
-def blocks(shape: Shape, limit: int) -> tuple[Index, ...] | None:
-    """Boxes of at most `limit` elements, cut along the leading axes; None if one would do."""
+def blocks(shape: Shape, limit: int) -> Blocks | None:
+    """Blocks of at most `limit` elements, or None if one would do."""
     if math.prod(shape) <= limit:
         return None
     # The first axis whose single slices fit is cut into runs of slices, those before it singly.
     axis = next(a for a in range(len(shape)) if math.prod(shape[a + 1 :]) <= limit)
-    run = max(1, limit // math.prod(shape[axis + 1 :]))
-    size = shape[axis]
-    heads = _products([range(s) for s in shape[:axis]])
-    tail = (_ALL,) * (len(shape) - axis - 1)
-    cuts = [slice(i, min(i + run, size)) for i in range(0, size, run)]
-    return tuple((*(slice(i, i + 1) for i in head), cut, *tail) for head in heads for cut in cuts)
-
-
-def _products(ranges: list[range]) -> list[tuple[int, ...]]:
-    heads: list[tuple[int, ...]] = [()]
-    for r in ranges:
-        heads = [(*head, i) for head in heads for i in r]
-    return heads
+    return Blocks(shape, axis, max(1, limit // math.prod(shape[axis + 1 :])))
 
 
 def take(a: Array | float | None, index: Index) -> Array | float | None:
@@ -69,7 +82,7 @@ def sweep(
     ins: Sequence[Array | float | None],
     sums: Sequence[Shape],
     outs: Sequence[Out],
-    over: tuple[Index, ...] | None,
+    over: Blocks | None,
 ) -> tuple[list[Array], list[Array]]:
     """Runs `block(*ins) -> (partial sums, values)` and returns (sums, values).
 
@@ -84,8 +97,7 @@ def sweep(
     outs = [
         o if o.array is not None else Out(xp.empty_like(like, dtype=o.dtype), o.dtype) for o in outs
     ]
-    block_bytes = math.prod(like[over[0]].shape) * (8 if dtype == xp.float64 else 4)
-    keep_freed_blocks(xp, like, 4 * block_bytes)
+    keep_freed_blocks(xp, like, 4 * over.elements * (8 if dtype == xp.float64 else 4))
     with long_inner_loops(xp, like.shape[-1]):
         for index in over:
             parts, values = block(*(take(a, index) for a in ins))

@@ -39,13 +39,19 @@ def matching(leaves: Leaves, tree: Tree, what: str) -> list[Any]:
     except (ValueError, TypeError) as error:
         # optree's message prints whole trees, arrays included: only its beginning says something.
         reason = str(error).split(";")[0].split("\n")[0][:150]
-    keys = optree.tree_paths(tree, is_leaf=lambda x: x is None or isinstance(x, Moments))
+    keys = optree.tree_paths(tree, is_leaf=_is_leaf)
     found = {".".join(map(str, key)) for key in keys}
     wanted = set(leaves.paths)
     raise TreeError(
         f"{what} must be nested like params. Missing: {_some(wanted - found)}; "
         f"unknown: {_some(found - wanted)}. ({reason})"
     )
+
+
+def _is_leaf(x: Any) -> bool:
+    """Of gradients, of states, and of whole shapes."""
+    shape = type(x) is tuple and all(isinstance(n, int) for n in x)
+    return x is None or isinstance(x, Moments) or shape
 
 
 def _some(paths: set[str]) -> str:
