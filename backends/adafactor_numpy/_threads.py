@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
 
+PARTS = 4  # per thread
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -28,23 +28,35 @@ _COUNT = count()
 
 
 def spread(work: Callable[[int, int], None], items: int, threads: int | None = None) -> None:
-    """Calls `work(start, stop)` over `range(items)` in contiguous parts, the first one here."""
-    parts = min(items, threads or _COUNT)
-    if parts <= 1:
+    """Calls `work(start, stop)` over `range(items)` in contiguous parts, on several threads.
+
+    Whoever is free takes the next part, the caller included, so that a core which is busy with
+    something else delays its current part and not half of the work.
+    """
+    threads = min(items, threads or _COUNT)
+    if threads <= 1:
         work(0, items)
         return
-    cuts = [items * k // parts for k in range(parts + 1)]
-    futures: list[Future[None]] = []
-    for start, stop in pairwise(cuts[1:]):
-        try:
-            futures.append(_workers().submit(work, start, stop))
-        except RuntimeError:  # the interpreter is shutting down: no new threads
+    parts = min(items, threads * PARTS)
+    queue = iter([(items * k // parts, items * (k + 1) // parts) for k in range(parts)])
+
+    def drain() -> None:
+        for start, stop in queue:  # next() of a list's iterator is atomic
             work(start, stop)
+
+    futures: list[Future[None]] = []
     try:
-        work(cuts[0], cuts[1])
+        for _ in range(threads - 1):
+            futures.append(_workers().submit(drain))
+    except RuntimeError:  # the interpreter is shutting down: no new threads
+        pass
+    try:
+        drain()
     finally:
         for future in futures:
-            future.result()
+            # A part that no thread has begun is done already: do not wait for one to notice.
+            if not future.cancel():
+                future.result()
 
 
 def _workers() -> ThreadPoolExecutor:
