@@ -6,20 +6,15 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from fnmatch import fnmatchcase
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, cast
 
+from . import _ranges as ranges
 from ._errors import ConfigError, NotReadyError
-
-Schedule = Callable[[Any], Any]
-"""`f(t) -> value`; `t` is completed steps + 1: an int on the host, a 0-D float array on device."""
-
-Axes = int | tuple[int, ...]
-Rule = tuple[str, Mapping[str, Any]]
+from ._ranges import Axes, Rule, Schedule
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "scale_scope": ("block", "tensor"),
@@ -27,11 +22,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "eps1_mode": ("grad_sq", "stats", "clamp"),
     "decay_type": ("pow", "adam", "constant"),
     "momentum_on": ("scaled_update", "update", "grad"),
-    "momentum_dtype": ("float32", "bfloat16", "float16"),
     "momentum_arithmetic": ("float32", "buffer", "weak"),
     "weight_decay_by": ("alpha", "lr", "none"),
 }
-_DIMS = ("auto", "last", "largest", "largest_first", "conv")
 _NOT_READY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "rounding": ("nearest", ("stochastic", "kahan")),
     "nonfinite": ("propagate", ("skip_tensor", "skip_step", "raise")),
@@ -52,9 +45,9 @@ class RelativeStep:
 
     def __post_init__(self) -> None:
         if self.cap is not None:
-            cap = _number("RelativeStep.cap", self.cap, low=0.0, open_low=True)
+            cap = ranges.number("RelativeStep.cap", self.cap, low=0.0, open_low=True)
             object.__setattr__(self, "cap", cap)
-        _flag("RelativeStep.warmup_init", self.warmup_init)
+        ranges.flag("RelativeStep.warmup_init", self.warmup_init)
 
 
 @dataclass(frozen=True)
@@ -176,31 +169,36 @@ def _overridden(config: Config, pattern: str, options: Mapping[str, Any]) -> Con
 def _validated(c: Config) -> dict[str, Any]:
     """Every field as a plain Python value, or an error that names it."""
     for name, allowed in _CHOICES.items():
-        if name != "momentum_dtype":
-            _choice(name, getattr(c, name), allowed)
+        ranges.choice(name, getattr(c, name), allowed)
     for name in ("scale_parameter", "factored", "weight_decay_first", "maximize"):
-        _flag(name, getattr(c, name))
+        ranges.flag(name, getattr(c, name))
     _refuse_unready(c)
     decay_default = 0.8 if c.decay_type == "pow" else 0.999
     out: dict[str, Any] = {
-        "lr": None if c.lr is None else _rate("lr", c.lr),
-        "eps2": _number("eps2", c.eps2),
-        "max_parameter_scale": _optional_positive("max_parameter_scale", c.max_parameter_scale),
-        "factored_dims": _dims(c.factored_dims),
-        "min_dim_size_to_factor": _integer("min_dim_size_to_factor", c.min_dim_size_to_factor, 1),
-        "batch_axes": _axes("batch_axes", c.batch_axes),
-        "eps1": _eps1(c.eps1),
+        "lr": None if c.lr is None else ranges.rate("lr", c.lr),
+        "eps2": ranges.number("eps2", c.eps2),
+        "max_parameter_scale": ranges.optional_positive(
+            "max_parameter_scale", c.max_parameter_scale
+        ),
+        "factored_dims": ranges.dims(c.factored_dims),
+        "min_dim_size_to_factor": ranges.integer(
+            "min_dim_size_to_factor", c.min_dim_size_to_factor, 1
+        ),
+        "batch_axes": ranges.axes("batch_axes", c.batch_axes),
+        "eps1": ranges.eps1(c.eps1),
         "decay_rate": _decay_rate(c, decay_default if c.decay_rate is None else c.decay_rate),
-        "decay_offset": _integer("decay_offset", c.decay_offset, 0),
-        "beta2_cap": None if c.beta2_cap is None else _fraction("beta2_cap", c.beta2_cap),
-        "clip_threshold": _optional_positive("clip_threshold", c.clip_threshold),
-        "beta1": c.beta1 if c.beta1 is None or callable(c.beta1) else _fraction("beta1", c.beta1),
-        "momentum_dtype": _dtype_name(c.momentum_dtype),
-        "weight_decay": _rate("weight_decay", c.weight_decay),
-        "rules": _rules(c.rules),
+        "decay_offset": ranges.integer("decay_offset", c.decay_offset, 0),
+        "beta2_cap": None if c.beta2_cap is None else ranges.fraction("beta2_cap", c.beta2_cap),
+        "clip_threshold": ranges.optional_positive("clip_threshold", c.clip_threshold),
+        "beta1": c.beta1
+        if c.beta1 is None or callable(c.beta1)
+        else ranges.fraction("beta1", c.beta1),
+        "momentum_dtype": ranges.dtype_name(c.momentum_dtype),
+        "weight_decay": ranges.rate("weight_decay", c.weight_decay),
+        "rules": ranges.rules(c.rules),
     }
     if c.max_scratch_bytes is not None:
-        out["max_scratch_bytes"] = _integer("max_scratch_bytes", c.max_scratch_bytes, 1024)
+        out["max_scratch_bytes"] = ranges.integer("max_scratch_bytes", c.max_scratch_bytes, 1024)
     if c.step_size is not None and not isinstance(c.step_size, RelativeStep):
         raise ConfigError(
             f"step_size must be None or RelativeStep(cap=..., warmup_init=...), got "
@@ -214,10 +212,10 @@ def _refuse_unready(c: Config) -> None:
         value = getattr(c, name)
         if isinstance(value, str) and value in coming:
             raise NotReadyError(f"{name}={value!r} does not act yet. Leave it at {ready!r}.")
-        _choice(name, value, (ready, *coming))
+        ranges.choice(name, value, (ready, *coming))
     if c.max_grad_norm is not None:
         raise NotReadyError("max_grad_norm does not act yet. Clip the gradients before the step.")
-    if _integer("seed", c.seed, 0) != 0:
+    if ranges.integer("seed", c.seed, 0) != 0:
         raise NotReadyError("seed does not act yet: nothing is drawn. Leave it at 0.")
 
 
@@ -248,119 +246,17 @@ def _refuse_conflicts(c: Config) -> None:
         )
 
 
-def _number(name: str, value: Any, low: float = 0.0, open_low: bool = False) -> float:
-    try:
-        real = isinstance(value, Real) and not isinstance(value, bool)
-        number = float(value) if real else math.nan
-    except OverflowError:  # an int beyond float64
-        number = math.inf
-    if not math.isfinite(number) or number < low or (open_low and number == low):
-        bound = ">" if open_low else ">="
-        raise ConfigError(f"{name} must be a finite number {bound} {low:g}, got {value!r}.")
-    return number
-
-
-def _rate(name: str, value: Any) -> float | Schedule:
-    return cast(Schedule, value) if callable(value) else _number(name, value)
-
-
-def _optional_positive(name: str, value: Any) -> float | None:
-    return None if value is None else _number(name, value, open_low=True)
-
-
-def _fraction(name: str, value: Any) -> float:
-    number = _number(name, value)
-    if number >= 1.0:
-        raise ConfigError(f"{name} must be in [0, 1), got {value!r}.")
-    return number
-
-
 def _decay_rate(c: Config, value: Any) -> float | Schedule:
     if callable(value):
         return cast(Schedule, value)
     if c.decay_type != "pow":
-        return _fraction("decay_rate", value)
+        return ranges.fraction("decay_rate", value)
     if isinstance(value, Real) and value < 0:
         raise ConfigError(
             f"decay_rate must be positive, got {value!r}. Hugging Face and torch.optim write "
             f"beta2 = 1 - t**decay_rate with a negative number; here it is decay_rate={-value!r}."
         )
-    return _number("decay_rate", value, open_low=True)
-
-
-def _integer(name: str, value: Any, low: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
-        raise ConfigError(f"{name} must be an int >= {low}, got {value!r}.")
-    return int(value)
-
-
-def _flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be True or False, got {value!r}.")
-
-
-def _choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
-
-
-def _axes(name: str, value: Any) -> tuple[int, ...]:
-    items = (value,) if isinstance(value, Integral) else value
-    if not isinstance(items, Sequence) or isinstance(items, str):
-        raise ConfigError(f"{name} must be an int or a tuple of ints, got {value!r}.")
-    for axis in items:
-        if not isinstance(axis, Integral) or isinstance(axis, bool):
-            raise ConfigError(f"{name} must be an int or a tuple of ints, got {value!r}.")
-    return tuple(int(axis) for axis in items)
-
-
-def _dims(value: Any) -> str | tuple[Axes, Axes]:
-    if isinstance(value, str):
-        _choice("factored_dims", value, _DIMS)
-        return value
-    if not isinstance(value, Sequence) or len(value) != 2:
-        raise ConfigError(
-            f"factored_dims must be one of {', '.join(map(repr, _DIMS))} or a pair "
-            f"(row axis, column axis), got {value!r}."
-        )
-    row, col = (_axes("factored_dims", side) for side in value)
-    if not row or not col:
-        raise ConfigError(f"factored_dims needs an axis on each side, got {value!r}.")
-    return row, col
-
-
-def _eps1(value: Any) -> float | str:
-    if not isinstance(value, str):
-        return _number("eps1", value)
-    _choice("eps1", value, ("finfo",))
-    return value
-
-
-def _dtype_name(value: Any) -> str:
-    # torch.bfloat16, jnp.bfloat16, np.dtype("float32") and "float32" all end in the dtype's name.
-    text = value if isinstance(value, str) else getattr(value, "__name__", None) or str(value)
-    name = str(text).rsplit(".", 1)[-1]
-    if name == "int8":
-        raise NotReadyError("momentum_dtype='int8' does not act yet. Use 'bfloat16' or 'float32'.")
-    _choice("momentum_dtype", name, _CHOICES["momentum_dtype"])
-    return name
-
-
-def _rules(value: Any) -> tuple[Rule, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ConfigError(
-            f"rules must be a list with a pair (pattern, options) per rule, got {value!r}."
-        )
-    rules = []
-    for rule in value:
-        if not isinstance(rule, Sequence) or isinstance(rule, str) or len(rule) != 2:
-            raise ConfigError(f"a rule must be a pair (pattern, options), got {rule!r}.")
-        pattern, options = rule
-        named = isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
-        if not isinstance(pattern, str) or not named:
-            raise ConfigError(f"a rule must be (str, dict of options by name), got {rule!r}.")
-        rules.append((pattern, dict(options)))
-    return tuple(rules)
+    return ranges.number("decay_rate", value, open_low=True)
 
 
 _DEFAULTS = Config()

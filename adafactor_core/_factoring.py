@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ._config import Axes, Config
+from ._config import Config
 from ._errors import ShapeError
+from ._ranges import Axes
 
 Shape = tuple[int, ...]
 

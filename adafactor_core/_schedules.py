@@ -13,8 +13,18 @@ from typing import Any, NamedTuple
 import array_api_compat as compat
 
 from ._config import Config, RelativeStep
-from ._errors import ConfigError
-from ._numerics import at_least, at_most, choose, logarithm, minus_expm1, namespace
+from ._errors import ConfigError, StateError
+from ._numerics import (
+    Array,
+    at_least,
+    at_most,
+    choose,
+    device,
+    dtype_name,
+    logarithm,
+    minus_expm1,
+    namespace,
+)
 
 Scalar = Any  # a Python float, or a 0-D array in the compute dtype
 
@@ -91,3 +101,45 @@ def _at(name: str, value: Any, t: Scalar, width: str, high: float = math.inf) ->
             f">= 0{below}, or a 0-D array, for every t >= 1."
         )
     return number
+
+
+class Clock:
+    """The scalars of a step, computed once per set of options, dtype and device."""
+
+    def __init__(self, step: Array | int) -> None:
+        check_counter(step)
+        # A counter on the host stays a Python int: exact, and no array op per scalar.
+        host = isinstance(step, int) or compat.is_numpy_array(step)
+        self._step = int(step) if host else step
+        self._host = host
+        self._known: dict[tuple[Any, ...], Rates] = {}
+
+    def rates(self, options: Config, x: Array, width: str) -> Rates:
+        key = (id(options), width) if self._host else (id(options), width, str(device(x)))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = rates(options, self._t(x, width), width)
+        return found
+
+    def _t(self, x: Array, width: str) -> Any:
+        if self._host:
+            return self._step + 1
+        xp, place = namespace(self._step), device(x)
+        here = self._step
+        if place is not None and device(here) != place:
+            here = compat.to_device(here, place)
+        return xp.astype(here + 1, getattr(xp, width))
+
+
+def check_counter(step: Any) -> None:
+    """Raises StateError unless `step` is a 0-D integer array, or an int >= 0."""
+    array = getattr(step, "shape", None) == () and "int" in dtype_name(step)
+    number = isinstance(step, int) and not isinstance(step, bool) and step >= 0
+    if not array and not number:
+        shape = getattr(step, "shape", None)
+        got = f"{step!r}" if shape is None else f"shape {tuple(shape)}"
+        raise StateError(
+            f"state.step must be the number of completed steps, an int >= 0 or a 0-D integer "
+            f"array, got a {type(step).__name__}: {got}. Pass the state that init() or the last "
+            f"step returned."
+        )

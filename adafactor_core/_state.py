@@ -100,20 +100,6 @@ def check(moments: Any, wanted: Slots, path: str) -> None:
             )
 
 
-def check_counter(step: Any) -> None:
-    """Raises StateError unless `step` is a 0-D integer array, or an int >= 0."""
-    array = getattr(step, "shape", None) == () and "int" in dtype_name(step)
-    number = isinstance(step, int) and not isinstance(step, bool) and step >= 0
-    if not array and not number:
-        shape = getattr(step, "shape", None)
-        got = f"{step!r}" if shape is None else f"shape {tuple(shape)}"
-        raise StateError(
-            f"state.step must be the number of completed steps, an int >= 0 or a 0-D integer "
-            f"array, got a {type(step).__name__}: {got}. Pass the state that init() or the last "
-            f"step returned."
-        )
-
-
 def _words(slot: Any) -> str:
     if slot is None:
         return "absent"

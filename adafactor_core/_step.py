@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import le
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import array_api_compat as compat
 
@@ -22,8 +22,8 @@ from ._numerics import (
     wide_dtype,
 )
 from ._passes import ArrayPasses, Passes
-from ._schedules import Rates, rates
-from ._state import Moments, State, check, check_counter, eps1, slots, zeros
+from ._schedules import Clock
+from ._state import Moments, State, check, eps1, slots, zeros
 from ._tree import Leaves, Tree, check_grad, check_param, flatten, matching, unflatten
 from ._work import Partial, Work
 
@@ -225,34 +225,6 @@ def _reduce(groups: Sequence[Group], reduce: Reduce | None, first: bool) -> None
     sums = [(w, s) for w in works for n, s in w.partials.items() if first == (n != "u2")]
     for (w, s), value in zip(sums, reduce([s for _, s in sums]), strict=True):
         w.partials[s.name] = s._replace(value=value)
-
-
-class Clock:
-    """The scalars of a step, computed once per set of options, dtype and device."""
-
-    def __init__(self, step: Array | int) -> None:
-        check_counter(step)
-        # A counter on the host stays a Python int: exact, and no array op per scalar.
-        host = isinstance(step, int) or compat.is_numpy_array(step)
-        self._step = int(step) if host else step
-        self._host = host
-        self._known: dict[tuple[Any, ...], Rates] = {}
-
-    def rates(self, options: Config, x: Array, width: str) -> Rates:
-        key = (id(options), width) if self._host else (id(options), width, str(device(x)))
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = rates(options, self._t(x, width), width)
-        return found
-
-    def _t(self, x: Array, width: str) -> Any:
-        if self._host:
-            return self._step + 1
-        xp, place = namespace(self._step), device(x)
-        here = self._step
-        if place is not None and device(here) != place:
-            here = compat.to_device(here, place)
-        return xp.astype(here + 1, getattr(xp, width))
 
 
 def _next(step: Array | int) -> Array | int:

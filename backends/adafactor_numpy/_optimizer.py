@@ -24,8 +24,9 @@ from adafactor_core import (
     memory_report,
 )
 from adafactor_core._config import as_config
+from adafactor_core._schedules import Clock
 from adafactor_core._state import check, slots
-from adafactor_core._step import Clock, Group, arrange, given_up, make_work, planned, run
+from adafactor_core._step import Group, arrange, given_up, make_work, planned, run
 from adafactor_core._tree import Leaves, Tree, check_grad, check_writable, flatten, matching
 from adafactor_core._tree import unflatten as nested
 
