@@ -145,7 +145,7 @@ def sum_squares_to(xp: Namespace, x: Array, shape: Shape) -> Array:
 def sums_run(xp: Namespace) -> bool:
     """Whether sums over a strided axis are plain running sums: NumPy, and dask over it.
 
-    array-api-strict wraps NumPy as well, but its devices may lack the float64 that the remedy needs.
+    array-api-strict wraps NumPy as well, but its devices may lack float64, which the remedy needs.
     """
     return bool(compat.is_numpy_namespace(xp) or compat.is_dask_namespace(xp))
 

@@ -20,6 +20,24 @@ def normal(shape: Sequence[int], seed: int = 0, scale: float = 1.0) -> np.ndarra
     return np.random.default_rng([seed, len(shape), *shape]).normal(size=shape) * scale
 
 
+def drawn(shape: Sequence[int], steps: int = 3) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A parameter and a gradient per step, for NumPy."""
+    return normal(shape), [normal(shape, seed=t) for t in range(1, steps + 1)]
+
+
+def rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+def run(x: Tree, grads: Sequence[Tree], config: af.Config | None = None) -> tuple[Tree, af.State]:
+    """The parameters and the state after all steps."""
+    config = config or af.Config()
+    state = af.init(x, config)
+    for g in grads:
+        x, state = af.step(x, g, state, config)
+    return x, state
+
+
 def flat(tree: Tree) -> dict[str, Any]:
     """Path to array; paths as the core makes them, and then those of slots: "layers.0.w.row"."""
     paths, leaves, _ = optree.tree_flatten_with_path(tree, is_leaf=lambda x: type(x) is af.Moments)

@@ -11,7 +11,7 @@ try:
 except ImportError:  # then its tests skip themselves
     pass
 else:
-    # The same examples in every run; `--hypothesis-profile wide` goes looking for others.
+    # The same examples in every run; `--hypothesis-profile wide` looks for others, ten times more.
     settings.register_profile("steady", derandomize=True, database=None, deadline=None)
     settings.register_profile("wide", database=None, deadline=None, max_examples=1000)
     settings.load_profile("steady")

@@ -8,7 +8,17 @@ import pytest
 
 import adafactor_core as af
 from _backends import need
-from _close import FLIPS, PARAMS, STATE, UPDATE, close, close_entries, close_narrow, dtype_of
+from _close import (
+    DIGITS,
+    FLIPS,
+    PARAMS,
+    STATE,
+    UPDATE,
+    close,
+    close_entries,
+    close_narrow,
+    dtype_of,
+)
 from _run import core, oracle, rounded
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -16,14 +26,24 @@ from hypothesis import HealthCheck, event, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]  # other work shares the machine
+
+
+def examples(count):
+    """So many of them, or more in the profile `wide`, where the default is 1000 and not 100."""
+    count = count * settings().max_examples // 100
+    return settings(max_examples=count, suppress_health_check=QUIET)
+
+
 SIZES = [2, 3, 5, 7, 13, 1, 0]  # Hypothesis prefers what comes first, here and below
+# No short fractions among the rates: X + D would be a tie of 16-bit rounding, and go either way,
+# far more often than once in a thousand (one in ten for a weight decay of 0.1).
 OPTIONS = {
-    "lr": [None, 0.1, 3.0, lambda t: 0.5 * t**-0.5],
+    "lr": [None, 0.1037, 2.9, lambda t: 0.49 * t**-0.5],
     "step_size": [None, af.RelativeStep(cap=0.6), af.RelativeStep(cap=None),
                   af.RelativeStep(cap=0.1, warmup_init=True)],
     "scale_parameter": [True, False],
-    "eps2": [1e-3, 0.5],
-    "max_parameter_scale": [None, 0.25],
+    "eps2": [1e-3, 0.51],
+    "max_parameter_scale": [None, 0.26],
     "factored": [True, True, False],
     "factored_dims": ["auto", "last", "largest", "largest_first", "conv", "explicit"],
     "min_dim_size_to_factor": [1, 3],
@@ -36,11 +56,11 @@ OPTIONS = {
     "decay_rate": [None, 0.5, lambda t: 0.75 - 0.5 / t],
     "decay_offset": [0, 2],
     "beta2_cap": [None, 0.5],
-    "clip_threshold": [1.0, 0.25, None],
+    "clip_threshold": [1.0, 0.26, None],
     "beta1": [None, 0.9, lambda t: 0.75 - 0.5 / t],
     "momentum_on": ["scaled_update", "update", "grad"],
     "momentum_arithmetic": ["float32", "buffer", "weak"],
-    "weight_decay": [0.0, 0.1, lambda t: 0.2 / t],
+    "weight_decay": [0.0, 0.1037, lambda t: 0.2037 / t],
     "weight_decay_by": ["alpha", "lr", "none"],
     "weight_decay_first": [False, True],
     "max_scratch_bytes": [None, 1024],
@@ -85,6 +105,8 @@ def problems(draw, dtype):
     changed = [name for group in GROUPS if draw(st.booleans()) for name in group.split()]
     options = {name: draw(st.sampled_from(OPTIONS[name])) for name in changed}
     consistent(options, draw, rank)
+    if dtype == "float16" and options.get("lr") == 2.9:
+        options["lr"] = 0.29  # three steps of 2.9 leave its range
     if 0 in shape and not isinstance(options.get("factored_dims", ""), str):
         options["factored_dims"] = "auto"  # the oracle has no means over nothing
     kind = draw(st.sampled_from(list(KINDS)))
@@ -107,7 +129,7 @@ def problems(draw, dtype):
 def consistent(options, draw, rank):
     """Takes back what is an error, not a meaning: conflicts, and axes that are not there."""
     if options.get("lr") is None and getattr(options.get("step_size"), "cap", 1) is None:
-        options["lr"] = 0.5
+        options["lr"] = 0.49
     if options.get("decay_type") == "constant":
         options.pop("decay_offset", None)
     if options.get("weight_decay_by", "alpha") == "alpha":
@@ -139,6 +161,7 @@ def agree(backend, mode, dtype, problem, flips=None):
     after, moments = core(backend, params, grads, af.Config(**options), dtype, mode)
     wide = "float64" if dtype == "float64" else "float32"
     expected, expected_moments, _ = oracle(params, grads, options, dtype)
+    before = flips.flipped if flips else 0
     reached = {"": np.abs(params)}  # the largest values so far: what may have cancelled
     for t in range(len(grads)):
         for path, want in {**expected[t], **expected_moments[t]}.items():
@@ -152,7 +175,9 @@ def agree(backend, mode, dtype, problem, flips=None):
                 flips.flipped += close_narrow(got, want, dtype, what, reached[path], 1.0)
                 flips.entries += want.size
             elif path == "momentum":
-                close(moments[t][path], want, STATE[wide], what, scale)
+                # A flipped entry of a small tensor changes RMS(X), and with it every entry here.
+                flip = 2.0 ** -DIGITS[dtype][0] if flips and flips.flipped > before else 0.0
+                close(moments[t][path], want, max(STATE[wide], flip), what, scale)
             elif params.size:  # the state of an empty tensor has no one right form
                 close_entries(moments[t][path], want, STATE[wide], what)
         if params.size:
@@ -178,7 +203,7 @@ def first_update(backend, dtype, problem, wide):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.backends("numpy")
 def test_numpy(backend, dtype):
-    @settings(max_examples=600, suppress_health_check=QUIET)
+    @examples(600)
     @given(problems(dtype))
     def check(problem):
         agree(backend, "eager", dtype, problem)
@@ -193,7 +218,7 @@ def test_narrow(backend, dtype):
 
     flips = Flips()
 
-    @settings(max_examples=200, suppress_health_check=QUIET)
+    @examples(200)
     @given(problems(dtype))
     def check(problem):
         agree(backend, "eager", dtype, problem, flips)
@@ -203,16 +228,14 @@ def test_narrow(backend, dtype):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "examples"),
+    ("dtype", "counts"),
     [("float32", {"strict": 100, "torch": 120, "dask": 5, "jax": 5, "jax-jit": 15, "cupy": 40}),
      ("float64", {"strict": 40, "torch": 60, "dask": 3, "jax": 3, "jax-jit": 8, "cupy": 20})],
     ids=["float32", "float64"],
 )  # fmt: skip
 @pytest.mark.backends("strict", "torch", "jax", "dask", "cupy")
-def test_libraries(backend, mode, dtype, examples):
-    count = examples.get(f"{backend}-{mode}", examples[backend.name])
-
-    @settings(max_examples=count, suppress_health_check=QUIET)
+def test_libraries(backend, mode, dtype, counts):
+    @examples(counts.get(f"{backend}-{mode}", counts[backend.name]))
     @given(problems(dtype))
     def check(problem):
         agree(backend, mode, dtype, problem)
