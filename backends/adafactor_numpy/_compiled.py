@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,9 @@ class CompiledPasses:
     def measure(self, works: Sequence[Work]) -> None:
         table = _table(works)
         if table.factored and table.options.clip_threshold is not None:
-            table.each_item("measure", table.p, table.q, table.u2, table.tags[1])
+            # From the end: what observe read last, and apply reads first, is still in cache.
+            arguments = (table.p, table.q, table.u2, table.tags[1])
+            table.each_item("measure", *arguments, backwards=True)
 
     def scale(self, works: Sequence[Work]) -> None:
         table = _table(works)
@@ -195,16 +198,20 @@ class Table(list[Work]):
         if rates.beta1 is not None:
             self.nums[:, k.BETA1] = rates.beta1
 
-    def each_item(self, name: str, *arguments: Any) -> None:
-        self._spread(name, (self.ints, self.addr, self.nums, self.items, *arguments), self.items)
+    def each_item(self, name: str, *arguments: Any, backwards: bool = False) -> None:
+        table = (self.ints, self.addr, self.nums, self.items)
+        self._spread(name, (*table, *arguments), self.items, backwards)
 
     def each_tensor(self, name: str, *arguments: Any) -> None:
         self._spread(name, (self.ints, self.addr, self.nums, *arguments), self.ints)
 
-    def _spread(self, name: str, arguments: tuple[Any, ...], over: Ints) -> None:
+    def _spread(
+        self, name: str, arguments: tuple[Any, ...], over: Ints, backwards: bool = False
+    ) -> None:
         run = kernel(name)
         threads = None if self._elements >= _PARALLEL else 1
-        spread(lambda start, stop: run(*arguments, start, stop), len(over), threads)
+        work = partial(run, *arguments)
+        spread(work, len(over), threads, backwards=backwards)
 
     def mean_squares(self, per_item: Any, scope: str) -> Any:
         """Means over RMS scopes, one entry per slice of a tensor, in the compute dtype."""

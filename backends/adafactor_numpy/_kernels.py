@@ -187,6 +187,20 @@ def _squares_run(g, s, squares):
 
 
 @summing
+def _squares_of_both_runs(g, x, s, squares):
+    # Two streams at a time: reading one after the other, a core waits for memory twice as long.
+    acc, x_acc = s - s, s - s
+    for j in range(g.size):
+        value = _product(_load(g, j), s)
+        value *= value
+        acc += value
+        squares[j] += value
+        value = _load(x, j)
+        x_acc += value * value
+    return acc, x_acc
+
+
+@summing
 def _mean_square_run(x, zero):
     acc = zero
     for j in range(x.size):
@@ -259,8 +273,13 @@ def observe(ints, addr, nums, items, outer, inner, x2, x_tag, g_tag, scaled, sta
                 for b in range(b_count):
                     if d_count == 1:
                         lo, hi = max(b * c_count, j0), min((b + 1) * c_count, j1)
-                        run = squares[lo - j0 : hi - j0]
-                        outer[row + b] += _squares_run(g[base + lo : base + hi], s, run)
+                        run, at = squares[lo - j0 : hi - j0], slice(base + lo, base + hi)
+                        if scaled:
+                            row_sum, x_sum = _squares_of_both_runs(g[at], x[at], s, run)
+                            total += x_sum
+                        else:
+                            row_sum = _squares_run(g[at], s, run)
+                        outer[row + b] += row_sum
                         continue
                     for c in range(c_count):
                         lo = (b * c_count + c) * d_count
@@ -268,7 +287,7 @@ def observe(ints, addr, nums, items, outer, inner, x2, x_tag, g_tag, scaled, sta
                             value = _load(g, base + lo + d) * s
                             outer[row + b * d_count + d] += value * value
                             squares[lo + d] += value * value
-                if scaled:
+                if d_count > 1 and scaled:
                     total += _mean_square_run(x[base + j0 : base + j1], zero)
             into = inner[part + j0 : part + j1]
             for j in range(into.size):
@@ -331,8 +350,8 @@ def advance(ints, addr, nums, outer, inner, p, q, start, stop):
 
 
 def measure(ints, addr, nums, items, p, q, u2, g_tag, start, stop):
-    """Partial sums of U*U by item."""
-    for i in range(start, stop):
+    """Partial sums of U*U by item, from the last to the first."""
+    for i in range(stop - 1, start - 1, -1):
         t, a, j0, j1 = items[i, TENSOR], items[i, SLICE], items[i, J0], items[i, J1]
         r_count, b_count, c_count = ints[t, N_R], ints[t, N_B], ints[t, N_C]
         d_count = ints[t, N_D]

@@ -27,7 +27,13 @@ def count() -> int:
 _COUNT = count()
 
 
-def spread(work: Callable[[int, int], None], items: int, threads: int | None = None) -> None:
+def spread(
+    work: Callable[[int, int], None],
+    items: int,
+    threads: int | None = None,
+    *,
+    backwards: bool = False,
+) -> None:
     """Calls `work(start, stop)` over `range(items)` in contiguous parts, on several threads.
 
     Whoever is free takes the next part, the caller included, so that a core which is busy with
@@ -38,7 +44,8 @@ def spread(work: Callable[[int, int], None], items: int, threads: int | None = N
         work(0, items)
         return
     parts = min(items, threads * PARTS)
-    queue = iter([(items * k // parts, items * (k + 1) // parts) for k in range(parts)])
+    cuts = [(items * k // parts, items * (k + 1) // parts) for k in range(parts)]
+    queue = iter(cuts[::-1] if backwards else cuts)
 
     def drain() -> None:
         for start, stop in queue:  # next() of a list's iterator is atomic
