@@ -49,7 +49,7 @@ class Work:
     p: Any = None  # sqrt(mean(R)/R)
     q: Any = None  # 1/sqrt(C)
     measured: bool = False
-    before: Any = 1.0  # factors of U, of its average, and of X: see factors() in _passes.py
+    before: Any = 1.0  # factors of U, of its average, and of X: see factors() in _formulas.py
     after: Any = 1.0
     decay: Any = 0.0
 

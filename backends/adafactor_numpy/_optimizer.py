@@ -192,7 +192,7 @@ def _compiled(wanted: bool | None) -> tuple[Passes, ...]:
     if not _told:
         _told = True
         warnings.warn(
-            "Numba is not installed: steps run in plain NumPy, with the same results, about three "
+            "Numba is not installed: steps run in plain NumPy, with the same results but several "
             "times as long. pip install 'adafactor-core[numba]', or pass compiled=False.",
             MissingNumbaWarning,
             stacklevel=4,
