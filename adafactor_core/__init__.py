@@ -1,24 +1,31 @@
 """Adafactor, written once against the Python array API standard. Start with docs/embedding.md."""
 
 from . import _variants as variants
+from . import schedules as schedules
 from ._config import Config as Config
 from ._config import RelativeStep as RelativeStep
+from ._convert import convert_state as convert_state
 from ._errors import AdafactorError as AdafactorError
 from ._errors import ConfigError as ConfigError
 from ._errors import DeviceError as DeviceError
 from ._errors import DTypeError as DTypeError
-from ._errors import NotReadyError as NotReadyError
+from ._errors import LowPrecisionWarning as LowPrecisionWarning
+from ._errors import NonFiniteError as NonFiniteError
 from ._errors import ReadOnlyError as ReadOnlyError
 from ._errors import ShapeError as ShapeError
 from ._errors import StateError as StateError
 from ._errors import TreeError as TreeError
+from ._metrics import Metrics as Metrics
+from ._metrics import flat as flat_metrics
+from ._metrics import read as metrics
 from ._passes import ArrayPasses as ArrayPasses
 from ._passes import Passes as Passes
+from ._prepare import Sharding as Sharding
 from ._report import MemoryReport as MemoryReport
 from ._report import memory_report as memory_report
+from ._rounding import stochastic_round as stochastic_round
 from ._state import Moments as Moments
 from ._state import State as State
-from ._step import Sharding as Sharding
 from ._step import init as init
 from ._step import step as step
 from ._step import update as update
@@ -34,9 +41,11 @@ __all__ = [
     "ConfigError",
     "DTypeError",
     "DeviceError",
+    "LowPrecisionWarning",
     "MemoryReport",
+    "Metrics",
     "Moments",
-    "NotReadyError",
+    "NonFiniteError",
     "Partial",
     "Passes",
     "ReadOnlyError",
@@ -47,9 +56,14 @@ __all__ = [
     "StateError",
     "TreeError",
     "Work",
+    "convert_state",
+    "flat_metrics",
     "init",
     "memory_report",
+    "metrics",
+    "schedules",
     "step",
+    "stochastic_round",
     "update",
     "variants",
 ]

@@ -13,7 +13,7 @@ from numbers import Real
 from typing import Any, Literal, cast
 
 from . import _ranges as ranges
-from ._errors import ConfigError, NotReadyError
+from ._errors import ConfigError
 from ._ranges import Axes, Rule, Schedule
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -23,13 +23,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "decay_type": ("pow", "adam", "constant"),
     "momentum_on": ("scaled_update", "update", "grad"),
     "momentum_arithmetic": ("float32", "buffer", "weak"),
+    "momentum_rounding": ("nearest", "stochastic"),
     "weight_decay_by": ("alpha", "lr", "none"),
+    "rounding": ("nearest", "stochastic", "kahan"),
+    "nonfinite": ("propagate", "skip_tensor", "skip_step", "raise"),
 }
-_NOT_READY: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "rounding": ("nearest", ("stochastic", "kahan")),
-    "nonfinite": ("propagate", ("skip_tensor", "skip_step", "raise")),
-}
-_WHOLE_STEP = ("rules", "seed", "max_grad_norm", "nonfinite", "max_scratch_bytes")
+_WHOLE_STEP = ("rules", "seed", "max_grad_norm", "nonfinite", "telemetry", "max_scratch_bytes")
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Config:
     """All options of one optimizer; the defaults are the paper's (arXiv 1804.04235, Algorithm 6).
 
     Immutable, hashable, made of Python numbers. Validated once, here: raises ConfigError for a
-    value out of range or a contradicting pair, NotReadyError for an option that does not act yet.
+    value out of range or a contradicting pair.
     Meaning of each option: `docs/options.md`.
     """
 
@@ -82,13 +81,15 @@ class Config:
     momentum_on: Literal["scaled_update", "update", "grad"] = "scaled_update"
     momentum_dtype: str = "float32"
     momentum_arithmetic: Literal["float32", "buffer", "weak"] = "float32"
+    momentum_rounding: Literal["nearest", "stochastic"] = "nearest"
     weight_decay: float | Schedule = 0.0
     weight_decay_by: Literal["alpha", "lr", "none"] = "alpha"
     weight_decay_first: bool = False
-    rounding: Literal["nearest"] = "nearest"
+    rounding: Literal["nearest", "stochastic", "kahan"] = "nearest"
     seed: int = 0
-    max_grad_norm: None = None
-    nonfinite: Literal["propagate"] = "propagate"
+    max_grad_norm: float | None = None
+    nonfinite: Literal["propagate", "skip_tensor", "skip_step", "raise"] = "propagate"
+    telemetry: bool = False
     max_scratch_bytes: int | None = None
     maximize: bool = False
     rules: Sequence[Rule] = ()
@@ -162,17 +163,16 @@ def _overridden(config: Config, pattern: str, options: Mapping[str, Any]) -> Con
             raise ConfigError(f"rule {pattern!r} sets the unknown option {name!r}.{hint}")
     try:
         return replace(config, rules=(), **options)
-    except (ConfigError, NotReadyError) as error:
-        raise type(error)(f"rule {pattern!r}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"rule {pattern!r}: {error}") from None
 
 
 def _validated(c: Config) -> dict[str, Any]:
     """Every field as a plain Python value, or an error that names it."""
     for name, allowed in _CHOICES.items():
         ranges.choice(name, getattr(c, name), allowed)
-    for name in ("scale_parameter", "factored", "weight_decay_first", "maximize"):
+    for name in ("scale_parameter", "factored", "weight_decay_first", "maximize", "telemetry"):
         ranges.flag(name, getattr(c, name))
-    _refuse_unready(c)
     decay_default = 0.8 if c.decay_type == "pow" else 0.999
     out: dict[str, Any] = {
         "lr": None if c.lr is None else ranges.rate("lr", c.lr),
@@ -195,6 +195,8 @@ def _validated(c: Config) -> dict[str, Any]:
         else ranges.fraction("beta1", c.beta1),
         "momentum_dtype": ranges.dtype_name(c.momentum_dtype),
         "weight_decay": ranges.rate("weight_decay", c.weight_decay),
+        "seed": ranges.integer("seed", c.seed, 0, 2**64 - 1),
+        "max_grad_norm": ranges.optional_positive("max_grad_norm", c.max_grad_norm),
         "rules": ranges.rules(c.rules),
     }
     if c.max_scratch_bytes is not None:
@@ -205,18 +207,6 @@ def _validated(c: Config) -> dict[str, Any]:
             f"{c.step_size!r}. A learning rate goes into lr."
         )
     return out
-
-
-def _refuse_unready(c: Config) -> None:
-    for name, (ready, coming) in _NOT_READY.items():
-        value = getattr(c, name)
-        if isinstance(value, str) and value in coming:
-            raise NotReadyError(f"{name}={value!r} does not act yet. Leave it at {ready!r}.")
-        ranges.choice(name, value, (ready, *coming))
-    if c.max_grad_norm is not None:
-        raise NotReadyError("max_grad_norm does not act yet. Clip the gradients before the step.")
-    if ranges.integer("seed", c.seed, 0) != 0:
-        raise NotReadyError("seed does not act yet: nothing is drawn. Leave it at 0.")
 
 
 def _refuse_conflicts(c: Config) -> None:
@@ -238,6 +228,12 @@ def _refuse_conflicts(c: Config) -> None:
             f"decay_offset={c.decay_offset} with decay_type='constant': a constant decay has no "
             f"start to shift. Use Config(decay_type='constant') or "
             f"Config(decay_type='pow', decay_offset={c.decay_offset})."
+        )
+    if c.momentum_dtype == "int8" and c.momentum_arithmetic == "weak":
+        raise ConfigError(
+            "momentum_dtype='int8' with momentum_arithmetic='weak', which rounds beta1 to the "
+            "buffer's dtype. Use Config(momentum_dtype='int8', momentum_arithmetic='float32') or "
+            "Config(momentum_dtype='bfloat16', momentum_arithmetic='weak')."
         )
     if c.eps1_mode == "clamp" and c.eps1 == 0.0:
         raise ConfigError(

@@ -11,10 +11,6 @@ class ConfigError(AdafactorError, ValueError):
     """An option has a value outside its range, or two options contradict each other."""
 
 
-class NotReadyError(AdafactorError, NotImplementedError):
-    """An option has its name and place but does not act yet, so it is refused."""
-
-
 class TreeError(AdafactorError, ValueError):
     """Parameters, gradients or state do not have the same nesting."""
 
@@ -37,3 +33,11 @@ class StateError(AdafactorError, ValueError):
 
 class ReadOnlyError(AdafactorError, ValueError):
     """An array that has to be updated in place cannot be written."""
+
+
+class NonFiniteError(AdafactorError, RuntimeError):
+    """`nonfinite="raise"`: a gradient holds NaN or infinity, or its squares overflow."""
+
+
+class LowPrecisionWarning(UserWarning):
+    """A 16-bit parameter is rounded to nearest, so updates below half a unit of it are lost."""

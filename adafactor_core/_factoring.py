@@ -37,12 +37,21 @@ class Layout:
         return max(1, math.prod([self.shape[a] for a in axes]))
 
     def prescale(self) -> float:
-        """A power of two s with s*s about 1/(longest sum), so sums of (s*G)**2 cannot overflow.
+        """A power of two s such that row and column sums of (s*G)**2 cannot overflow."""
+        return small_unit(max(self.count(self.row_axes), self.count(self.col_axes)))
 
-        Squares of a float32 gradient at 2**60 are finite, but adding 4096 of them is not.
-        """
-        longest = max(self.count(self.row_axes), self.count(self.col_axes))
-        return math.ldexp(1.0, -math.ceil(math.log2(longest) / 2))
+    def unit(self) -> float:
+        """The same for the sum over the whole tensor."""
+        return small_unit(math.prod(self.shape))
+
+
+def small_unit(terms: int) -> float:
+    """A power of two s such that s*s is at most 8/terms.
+
+    Squares of a float32 gradient at 2**60 are finite, but adding 4096 of them is not. No smaller
+    than that: squares at 2**-60 are close to where float32 is flushed to 0.
+    """
+    return math.ldexp(1.0, -max(0, math.ceil((math.log2(max(1, terms)) - 3) / 2)))
 
 
 def without(shape: Shape, axes: Shape) -> Shape:

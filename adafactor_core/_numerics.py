@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ TRAINABLE = ("float16", "bfloat16", "float32", "float64")
 # Smallest normal number by dtype: a floor that keeps 1/sqrt(x) finite and never acts while
 # eps1 >= 1e-30. finfo() is not asked: it raises for bfloat16 in NumPy and CuPy.
 TINY = {"float32": 1.1754943508222875e-38, "float64": 2.2250738585072014e-308}
+LARGEST = {"float32": (2 - 2.0**-23) * 2.0**127, "float64": (2 - 2.0**-52) * 2.0**1023}
 EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 
 _RUNNING_SUM = 128  # from how many terms on a running float32 sum is not good enough
@@ -57,6 +58,11 @@ def _name_of(_: Any, dtype: DType) -> str:
 def wide_dtype(xp: Namespace, x: Array) -> DType:
     """float64 for a float64 tensor, float32 for every other."""
     return xp.float64 if dtype_name(x) == "float64" else xp.float32
+
+
+def is_narrow(x: Array) -> bool:
+    """Whether the tensor's dtype is narrower than the arithmetic done with it."""
+    return dtype_name(x) in ("float16", "bfloat16")
 
 
 def dtype_called(xp: Namespace, name: str, like: Array) -> DType:
@@ -156,6 +162,50 @@ def can_write_blocks(x: Array) -> bool:
     JAX does not; lazy libraries (dask, ndonnx) do, at the price of a graph node per block.
     """
     return not (compat.is_jax_array(x) or compat.is_lazy_array(x))
+
+
+def bits_of(xp: Namespace, x: Array) -> Array | None:
+    """The bits of a float32 array as int32, without a copy; None where the library has no view.
+
+    The standard has no bitcast. NumPy, CuPy, torch, JAX and dask call theirs `view`.
+    """
+    return x.view(xp.int32) if hasattr(x, "view") else None
+
+
+def binade(xp: Namespace, x: Array) -> Array:
+    """The largest power of two <= x, for normal x > 0, by comparisons and exact products alone.
+
+    Not 2**floor(log2(x)): libraries round log2 and pow differently next to powers of two.
+    """
+    p = xp.ones_like(x)
+    for k in (64, 32, 16, 8, 4, 2, 1):
+        up, down = 2.0**k, 2.0**-k
+        p = xp.where(x >= p * up, p * up, p)
+        # x < p is where the power is still too large; a step down may not go below x.
+        p = xp.where(x < p * (2.0 * down), p * down, p)
+    return xp.where(x < p, p * 0.5, p)
+
+
+def quiet(xp: Namespace) -> AbstractContextManager[Any]:
+    """No RuntimeWarning from NumPy for what a policy on non-finite numbers deals with."""
+    if compat.is_numpy_namespace(xp):
+        return xp.errstate(over="ignore", invalid="ignore")  # type: ignore[no-any-return]
+    return nullcontext()
+
+
+def on_host(x: Any) -> bool:
+    """Whether reading the value waits for no device and breaks no trace: Python and NumPy."""
+    return isinstance(x, bool | int | float) or bool(compat.is_numpy_array(x))
+
+
+def move(x: Any, like: Array, dtype: DType) -> Any:
+    """A number or 0-D array for use beside `like`: on its device, in `dtype`."""
+    if isinstance(x, bool | int | float):
+        return x
+    place = device(like)
+    if place is not None and device(x) != place:
+        x = compat.to_device(x, place)
+    return namespace(like).astype(x, dtype, copy=False)
 
 
 def keep_freed_blocks(xp: Namespace, like: Array, nbytes: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, cast
 
-from ._errors import ConfigError, NotReadyError
+from ._errors import ConfigError
 
 Schedule = Callable[[Any], Any]
 """`f(t) -> value`; `t` is completed steps + 1: an int on the host, a 0-D float array on device."""
@@ -16,7 +16,7 @@ Axes = int | tuple[int, ...]
 Rule = tuple[str, Mapping[str, Any]]
 
 DIMS = ("auto", "last", "largest", "largest_first", "conv")
-BUFFERS = ("float32", "bfloat16", "float16")
+BUFFERS = ("float32", "bfloat16", "float16", "int8")
 
 
 def number(name: str, value: Any, low: float = 0.0, open_low: bool = False) -> float:
@@ -46,9 +46,11 @@ def fraction(name: str, value: Any) -> float:
     return found
 
 
-def integer(name: str, value: Any, low: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
-        raise ConfigError(f"{name} must be an int >= {low}, got {value!r}.")
+def integer(name: str, value: Any, low: int, high: float = math.inf) -> int:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        above = "" if high == math.inf else f" and <= {high}"
+        raise ConfigError(f"{name} must be an int >= {low}{above}, got {value!r}.")
     return int(value)
 
 
@@ -98,8 +100,6 @@ def dtype_name(value: Any) -> str:
     # torch.bfloat16, jnp.bfloat16, np.dtype("float32") and "float32" all end in the dtype's name.
     text = value if isinstance(value, str) else getattr(value, "__name__", None) or str(value)
     name = str(text).rsplit(".", 1)[-1]
-    if name == "int8":
-        raise NotReadyError("momentum_dtype='int8' does not act yet. Use 'bfloat16' or 'float32'.")
     choice("momentum_dtype", name, BUFFERS)
     return name
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ._config import Config, as_config, resolve
 from ._errors import DTypeError
 from ._factoring import Shape, layout, without
-from ._numerics import dtype_name
+from ._numerics import dtype_name, is_narrow
+from ._rounding import scale_shape
 from ._tree import Tree, check_dtype, flatten
 
 _SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -91,7 +92,13 @@ def _tensor(path: str, x: Any, o: Config) -> TensorMemory:
     kept = [without(shape, plan.col_axes), without(shape, plan.row_axes)]
     state = wide * sum(map(math.prod, kept if plan.factored else [shape]))
     if o.beta1 is not None:
-        state += math.prod(shape) * (wide if o.momentum_dtype == "float32" else 2)
+        n = math.prod(shape)
+        if o.momentum_dtype == "int8":
+            state += n + wide * math.prod(scale_shape(shape))
+        else:
+            state += n * (wide if o.momentum_dtype == "float32" else 2)
+    if o.rounding == "kahan" and is_narrow(x):
+        state += math.prod(shape) * 2
     n = math.prod(shape)
     return TensorMemory(
         path, shape, dtype, plan.row_axes, plan.col_axes, plan.reason,

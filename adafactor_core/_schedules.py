@@ -23,8 +23,11 @@ from ._numerics import (
     dtype_name,
     logarithm,
     minus_expm1,
+    move,
     namespace,
+    on_host,
 )
+from ._rounding import step_key
 
 Scalar = Any  # a Python float, or a 0-D array in the compute dtype
 
@@ -39,16 +42,19 @@ class Rates(NamedTuple):
     beta1: Scalar | None
 
 
-def rates(o: Config, t: Scalar, width: str) -> Rates:
+def rates(o: Config, t: Scalar, width: str, lag: Scalar = 0) -> Rates:
     """The scalars of step `t` (completed steps + 1) for tensors computed in dtype `width`.
 
+    `lag`: at how many of the steps the tensor was skipped. Its average has moved as many times
+    less, and `b` of the common t would leave the zeros that it started from in it.
     Raises ConfigError for a schedule that returns anything but a finite number >= 0.
     """
     lr = 1.0 if o.lr is None else _at("lr", o.lr, t, width)
     beta1 = None if o.beta1 is None else _at("beta1", o.beta1, t, width, 1.0)
     decay = _at("weight_decay", o.weight_decay, t, width)
     high = math.inf if o.decay_type == "pow" else 1.0
-    b = _second_moment(o, _at("decay_rate", o.decay_rate, t, width, high), t)
+    own = t if isinstance(lag, int) and lag == 0 else at_least(t - lag, 1)
+    b = _second_moment(o, _at("decay_rate", o.decay_rate, t, width, high), own)
     return Rates(b, lr, _step_size(o, lr, t), decay, beta1)
 
 
@@ -113,22 +119,42 @@ class Clock:
         self._step = int(step) if host else step
         self._host = host
         self._known: dict[tuple[Any, ...], Rates] = {}
+        self._keys: dict[tuple[Any, ...], Any] = {}
 
-    def rates(self, options: Config, x: Array, width: str) -> Rates:
-        key = (id(options), width) if self._host else (id(options), width, str(device(x)))
+    def rates(self, options: Config, x: Array, width: str, skipped: Array | None = None) -> Rates:
+        """`skipped`: the tensor's own counter, where its decay goes by its own steps."""
+        lag: Any = 0
+        if skipped is not None:
+            xp = namespace(skipped)
+            known = self._host and on_host(skipped)
+            lag = int(skipped) if known else xp.astype(skipped, getattr(xp, width))
+        if not isinstance(lag, int):
+            return rates(options, self._t(x, width), width, lag)
+        key = (id(options), width, None if self._host else str(device(x)), lag)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = rates(options, self._t(x, width), width)
+            found = self._known[key] = rates(options, self._t(x, width), width, lag)
+        return found
+
+    def key(self, seed: int, x: Array) -> Any:
+        """The key of this step's random draws: an int, or an int32 array on the device of `x`."""
+        where = ("key", None if self._host else str(device(x)))
+        found = self._keys.get(where)
+        if found is None:
+            if self._host:
+                found = step_key(seed, self._step + 1)
+            else:
+                xp = namespace(self._step)
+                t = xp.reshape(move(self._step + 1, x, xp.int32), (1,))
+                found = step_key(seed, t)
+            self._keys[where] = found
         return found
 
     def _t(self, x: Array, width: str) -> Any:
         if self._host:
             return self._step + 1
-        xp, place = namespace(self._step), device(x)
-        here = self._step
-        if place is not None and device(here) != place:
-            here = compat.to_device(here, place)
-        return xp.astype(here + 1, getattr(xp, width))
+        xp = namespace(self._step)
+        return move(self._step + 1, x, getattr(xp, width))
 
 
 def check_counter(step: Any) -> None:

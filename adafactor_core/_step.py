@@ -1,45 +1,29 @@
-"""init, update, step: the order of things, for any nesting of arrays of any namespace."""
+"""init, update, step: for any nesting of arrays of any namespace."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import le
-from typing import Literal, NamedTuple
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
 
-import array_api_compat as compat
-
-from ._config import Config, as_config, resolve
-from ._errors import ShapeError, StateError
-from ._factoring import Layout, layout
+from ._config import Config, as_config
+from ._decisions import advanced, counted, unscaling
+from ._errors import LowPrecisionWarning
+from ._metrics import no_metrics
 from ._numerics import (
     Array,
-    Namespace,
-    Shape,
-    can_write_blocks,
     device,
     dtype_name,
+    is_narrow,
     namespace,
     wide_dtype,
 )
+from ._order import execute
 from ._passes import ArrayPasses, Passes
-from ._schedules import Clock
-from ._state import Moments, State, check, eps1, slots, zeros
-from ._tree import Leaves, Tree, check_grad, check_param, flatten, matching, unflatten
-from ._work import Partial, Work
-
-Reduce = Callable[[Sequence[Partial]], Sequence[Array]]
-
-
-class Sharding(NamedTuple):
-    """Tells init, step and update that the arrays are local parts of larger tensors.
-
-    `shapes`: params' tree with each tensor's whole shape (a tuple of ints) as its leaf.
-    `reduce`: called twice per step, with the partial sums of *all* tensors; returns their values
-    added up over the shards that split any of `Partial.axes`. May be one bucketed all-reduce.
-    """
-
-    shapes: Tree
-    reduce: Reduce
+from ._prepare import Sharding, planned, prepare
+from ._state import State, counts, zeros
+from ._tree import Leaves, Tree, check_param, flatten, unflatten
+from ._work import Whole
 
 
 def init(params: Tree, config: Config | None = None, *, sharding: Sharding | None = None) -> State:
@@ -49,18 +33,43 @@ def init(params: Tree, config: Config | None = None, *, sharding: Sharding | Non
     Row, column and full slots are float32 (float64 for float64 tensors) zeros on the parameter's
     device. Raises ConfigError, ShapeError or DTypeError, naming the tensor.
     """
+    config = as_config(config)
     leaves = flatten(params)
     namespaces = [check_param(x, p) for p, x in zip(leaves.paths, leaves.arrays, strict=True)]
-    plans = planned(leaves, as_config(config), sharding)
-    moments = [
-        zeros(xp, x, plan, o)
-        for xp, x, (o, plan) in zip(namespaces, leaves.arrays, plans, strict=True)
-    ]
+    plans = planned(leaves, config, sharding)
+    rows = list(zip(namespaces, leaves.arrays, plans, strict=True))
+    warn_if_frozen(leaves, [o for _, _, (o, _) in rows])
+    moments = [zeros(xp, x, plan, o) for xp, x, (o, plan) in rows]
+    metrics = [no_metrics(xp, x, wide_dtype(xp, x)) for xp, x, _ in rows]
     step: Array | int = 0
     if leaves.arrays:
         xp, first = namespaces[0], leaves.arrays[0]
         step = xp.zeros((), dtype=xp.int32, device=device(first))
-    return State(step, unflatten(leaves, moments))
+    return State(
+        step,
+        unflatten(leaves, moments),
+        step * 0 if counts(config) else None,
+        unflatten(leaves, metrics) if config.telemetry else None,
+    )
+
+
+def warn_if_frozen(leaves: Leaves, options: Sequence[Config]) -> None:
+    """LowPrecisionWarning for 16-bit parameters that are rounded to nearest."""
+    rows = zip(leaves.paths, leaves.arrays, options, strict=True)
+    frozen = [
+        f"{path!r} ({dtype_name(x)})"
+        for path, x, o in rows
+        if o.rounding == "nearest" and is_narrow(x)
+    ]
+    if frozen:
+        more = f" and {len(frozen) - 3} more" if len(frozen) > 3 else ""
+        warnings.warn(
+            f"rounding='nearest' trains {', '.join(frozen[:3])}{more}: updates below half a unit "
+            f"in the last place are lost, and such a parameter can stay where it is for good. Use "
+            f"rounding='stochastic' (no memory) or 'kahan' (16 bits per entry).",
+            LowPrecisionWarning,
+            stacklevel=3,
+        )
 
 
 def step(
@@ -70,16 +79,19 @@ def step(
     config: Config | None = None,
     *,
     donate: bool = False,
+    grad_scale: Any = None,
     passes: Sequence[Passes] = (),
     sharding: Sharding | None = None,
 ) -> tuple[Tree, State]:
     """One step: (new params, new state), of the same shapes, dtypes and devices.
 
     Pure; with `donate=True` the arrays of `params` and `state` may be overwritten and must not be
-    used again. `passes` are a backend's replacements, asked in order; the rest run in array API.
-    Raises before anything is computed: TreeError, ShapeError, DTypeError, StateError, ConfigError.
+    used again. `grad_scale`: a number or 0-D array that gradients are divided by (loss scaling).
+    `passes` are a backend's replacements, asked in order; the rest run in array API.
+    Raises before anything is computed: TreeError, ShapeError, DTypeError, StateError, ConfigError;
+    before anything is changed: NonFiniteError.
     """
-    return _run(params, grads, state, config, "param", donate, passes, sharding)
+    return _run(params, grads, state, config, "param", donate, grad_scale, passes, sharding)
 
 
 def update(
@@ -88,15 +100,17 @@ def update(
     params: Tree,
     config: Config | None = None,
     *,
+    grad_scale: Any = None,
     passes: Sequence[Passes] = (),
     sharding: Sharding | None = None,
 ) -> tuple[Tree, State]:
     """The update D with `params + D` the new parameters, and the new state; optax's order.
 
-    D is not rounded: float32 (float64 for float64 tensors) whatever the tensor's dtype, so that
-    adding it and rounding once gives the bits of `step`. Raises as `step` does.
+    D is float32 (float64 for float64 tensors) whatever the tensor's dtype; adding it and rounding
+    once to nearest gives the bits of `step`. So under `rounding="stochastic"` or "kahan" it is the
+    way to the rounded parameter, and otherwise not rounded at all. Raises as `step` does.
     """
-    return _run(params, grads, state, config, "update", False, passes, sharding)
+    return _run(params, grads, state, config, "update", False, grad_scale, passes, sharding)
 
 
 def _run(
@@ -106,151 +120,37 @@ def _run(
     config: Config | None,
     emit: Literal["param", "update"],
     donate: bool,
+    grad_scale: Any,
     passes: Sequence[Passes],
     sharding: Sharding | None,
 ) -> tuple[Tree, State]:
+    config = as_config(config)
     leaves = flatten(params)
-    works = prepare(leaves, params, grads, state, as_config(config), emit, donate, sharding)
-    execute(works, (*passes, ArrayPasses()), sharding.reduce if sharding else None)
-    results = unflatten(leaves, [w.result for w in works])
-    return results, State(_next(state.step), unflatten(leaves, [w.new for w in works]))
-
-
-def prepare(
-    leaves: Leaves,
-    params: Tree,
-    grads: Tree,
-    state: State,
-    config: Config,
-    emit: Literal["param", "update"],
-    donate: bool,
-    sharding: Sharding | None,
-) -> list[Work]:
-    """Everything checked and looked up, nothing computed."""
-    if not isinstance(state, State):
-        raise StateError(f"state must be a State from init() or step(), got {type(state).__name__}")
-    works = []
-    clock = Clock(state.step)
-    columns = (
-        leaves.paths,
-        leaves.arrays,
-        [check_param(x, path) for path, x in zip(leaves.paths, leaves.arrays, strict=True)],
-        matching(leaves, grads, "grads"),
-        matching(leaves, state.moments, "state.moments"),
-        planned(leaves, config, sharding),
+    unscale = unscaling(grad_scale)
+    whole = Whole(config, sharding is not None, unscale=unscale, gain=unscale)
+    works = prepare(leaves, grads, state, emit, donate, whole, sharding)
+    groups, fine = execute(works, (*passes, ArrayPasses()), sharding.reduce if sharding else None)
+    if counts(config):
+        for w in works:
+            w.new = w.new._replace(skipped=w.put("skipped", counted(w.moments.skipped, w.fine)))
+    metrics = None
+    if config.telemetry:
+        told = {id(w): m for p, ws in groups for w, m in zip(ws, p.metrics(ws), strict=True)}
+        metrics = unflatten(leaves, [told[id(w)] for w in works])
+    after = State(
+        _next(state.step, whole.fine),
+        unflatten(leaves, [w.new for w in works]),
+        None if state.skipped is None else counted(state.skipped, fine),
+        metrics,
     )
-    for path, x, xp, g, moments, (options, plan) in zip(*columns, strict=True):
-        check_grad(xp, x, g, path)
-        check(moments, slots(xp, x, plan, options), path)
-        work = make_work(path, options, plan, xp, x, g, moments, clock, emit, sharding is None)
-        if donate and work.writable:
-            work.into = given_up(work)
-        works.append(work)
-    return works
+    return unflatten(leaves, [w.result for w in works]), after
 
 
-def make_work(
-    path: str,
-    options: Config,
-    plan: Layout,
-    xp: Namespace,
-    x: Array,
-    g: Array,
-    moments: Moments,
-    clock: Clock,
-    emit: Literal["param", "update"],
-    alone: bool,
-) -> Work:
-    """The record of one tensor at the start of a step."""
-    dtype = wide_dtype(xp, x)
-    width = "float64" if dtype_name(x) == "float64" else "float32"
-    at = clock.rates(options, x, width)
-    epsilon = eps1(x, options)
-    writable = can_write_blocks(x)
-    return Work(
-        path, options, plan, xp, dtype, width, x, g, moments, at, epsilon, emit, alone, writable,
-        into={}, prescale=plan.prescale(),
-    )  # fmt: skip
-
-
-def given_up(work: Work) -> dict[str, Array]:
-    """The arrays that a donated tensor's results may overwrite; read-only ones are left alone."""
-    slots_ = {n: a for n, a in work.moments._asdict().items() if a is not None}
-    if work.emit == "param":
-        slots_["result"] = work.param
-    return {n: a for n, a in slots_.items() if compat.is_writeable_array(a)}
-
-
-Group = tuple[Passes, Sequence[Work]]
-
-
-def execute(works: Sequence[Work], passes: Sequence[Passes], reduce: Reduce | None) -> None:
-    """All tensors through all passes. `passes`: the last one must serve everything."""
-    for together in arrange(works, passes, joint=reduce is not None):
-        run(together, reduce)
-
-
-def arrange(
-    works: Sequence[Work], passes: Sequence[Passes], *, joint: bool
-) -> Sequence[Sequence[Group]]:
-    """Who takes which tensors, in the order to `run` them; `joint`: all tensors pass by pass.
-
-    An in-place adapter may keep the arrangement while its arrays stay the same.
-    """
-    groups: list[tuple[Passes, list[Work]]] = [(p, []) for p in passes]
-    for w in works:
-        next(group for p, group in groups if not p.serves(w)).append(w)
-    batches: list[Group] = [(p, batch) for p, group in groups for batch in p.batches(group)]
-    return [batches] if joint else [[batch] for batch in batches]
-
-
-def run(groups: Sequence[Group], reduce: Reduce | None) -> None:
-    """One reduction after observe and one after measure, however many tensors there are."""
-    for p, works in groups:
-        p.observe(works)
-    _reduce(groups, reduce, first=True)
-    for p, works in groups:
-        p.advance(works)
-        p.measure(works)
-    _reduce(groups, reduce, first=False)
-    for p, works in groups:
-        p.scale(works)
-        p.apply(works)
-
-
-def _reduce(groups: Sequence[Group], reduce: Reduce | None, first: bool) -> None:
-    if reduce is None:
-        return
-    works = [w for _, group in groups for w in group]
-    sums = [(w, s) for w in works for n, s in w.partials.items() if first == (n != "u2")]
-    for (w, s), value in zip(sums, reduce([s for _, s in sums]), strict=True):
-        w.partials[s.name] = s._replace(value=value)
-
-
-def _next(step: Array | int) -> Array | int:
+def _next(step: Array | int, fine: Any) -> Array | int:
+    """Completed steps; a step that was skipped as a whole is none."""
+    if fine is not None:
+        return advanced(step, fine)
     if isinstance(step, int):
         return step + 1
     xp = namespace(step)
     return xp.asarray(step + 1, dtype=step.dtype)
-
-
-def planned(
-    leaves: Leaves, config: Config, sharding: Sharding | None
-) -> list[tuple[Config, Layout]]:
-    """Options and layout per tensor; the layout is that of the whole tensor."""
-    options = resolve(config, leaves.paths)
-    shapes: Sequence[Shape] = [tuple(x.shape) for x in leaves.arrays]
-    if sharding is not None:
-        wholes = matching(leaves, sharding.shapes, "sharding.shapes")
-        for path, local, whole in zip(leaves.paths, shapes, wholes, strict=True):
-            ints = isinstance(whole, tuple | list) and all(isinstance(n, int) for n in whole)
-            fits = ints and len(local) == len(whole) and all(map(le, local, whole))
-            if not fits:
-                raise ShapeError(
-                    f"tensor {path!r} of local shape {local} cannot be a part of {whole!r}. "
-                    f"Give the whole tensor's shape, a tuple of ints, in Sharding.shapes."
-                )
-        shapes = [tuple(whole) for whole in wholes]
-    return [
-        (o, layout(s, o, path)) for o, s, path in zip(options, shapes, leaves.paths, strict=True)
-    ]

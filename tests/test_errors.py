@@ -209,7 +209,7 @@ CASES = {
 BASES = {
     af.ShapeError: ValueError, af.TreeError: ValueError, af.StateError: ValueError,
     af.ConfigError: ValueError, af.DTypeError: TypeError, af.ReadOnlyError: ValueError,
-    af.NotReadyError: NotImplementedError, af.DeviceError: ValueError,
+    af.NonFiniteError: RuntimeError, af.DeviceError: ValueError,
 }  # fmt: skip
 
 

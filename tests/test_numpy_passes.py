@@ -178,7 +178,13 @@ def test_pure_unless_donated():
 REFUSED = {
     "eps1_mode='clamp'": {"eps1": 1e-3, "eps1_mode": "clamp"},
     "momentum_on='grad'": {"beta1": 0.9, "momentum_on": "grad"},
-    "momentum_dtype='float16'": {"beta1": 0.9, "momentum_dtype": "float16"},
+    "momentum_dtype='int8'": {"beta1": 0.9, "momentum_dtype": "int8"},
+    "momentum_rounding='stochastic'": {
+        "beta1": 0.9,
+        "momentum_dtype": "float16",
+        "momentum_rounding": "stochastic",
+    },
+    "telemetry with clip_threshold=None": {"telemetry": True, "clip_threshold": None},
     "momentum_arithmetic='weak'": {"beta1": 0.9, "momentum_arithmetic": "weak"},
     "several axes on one side": {"factored_dims": ((0, 1), 2)},
     "batch_axes that are not the leading axes": {"batch_axes": (2,)},

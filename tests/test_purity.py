@@ -147,9 +147,10 @@ def test_the_public_names_are_these():
     assert af.__all__ == sorted(af.__all__)
     assert set(af.__all__) == {
         "AdafactorError", "ArrayPasses", "Config", "ConfigError", "DTypeError", "DeviceError",
-        "MemoryReport", "Moments", "NotReadyError", "Partial", "Passes", "ReadOnlyError",
-        "RelativeStep", "ShapeError", "Sharding", "State", "StateError", "TreeError", "Work",
-        "init", "memory_report", "step", "update", "variants",
+        "LowPrecisionWarning", "MemoryReport", "Metrics", "Moments", "NonFiniteError", "Partial",
+        "Passes", "ReadOnlyError", "RelativeStep", "ShapeError", "Sharding", "State", "StateError",
+        "TreeError", "Work", "convert_state", "flat_metrics", "init", "memory_report", "metrics",
+        "schedules", "step", "stochastic_round", "update", "variants",
     }  # fmt: skip
     assert all(getattr(af, name).__doc__ for name in af.__all__)
 

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
-from adafactor_core import Moments, Work
+from adafactor_core import Metrics, Moments, Work
+from adafactor_core._decisions import MARGIN
 from adafactor_core._formulas import factors
-from adafactor_core._numerics import TINY, dtype_name
+from adafactor_core._metrics import of_scopes
+from adafactor_core._numerics import LARGEST, TINY, dtype_name
+from adafactor_core._rounding import PARAMETER, fold, signed
+from adafactor_core._work import Whole
 
 from . import _kernels as k
 from ._compile import kernel
-from ._table import Buffer, Describe, Ints, batches, box, cut, items, refusal
+from ._table import Buffer, Describe, Ints, batches, box, cut, items, last, refusal
 from ._threads import spread
 
 # 16-bit floats go through their bits: uint16 stands for bfloat16, int16 for float16.
 _CODES = {"float32": np.float32, "float64": np.float64, "bfloat16": np.uint16, "float16": np.int16}
+_OLD, _NEW = (k.OUTER, k.INNER), (k.NEW_OUTER, k.NEW_INNER)
 _PARALLEL = 1 << 19  # from how many elements of a batch on a second thread pays
 
 
@@ -59,45 +66,80 @@ class CompiledPasses:
     def observe(self, works: Sequence[Work]) -> None:
         table = _table(works)
         table.refresh()
-        o = table.options
         if table.factored:
             table.outer[:] = 0.0
             table.inner[:] = 0.0
             table.each_item("observe", table.outer, table.inner, table.x2, *table.tags,
-                            o.scale_parameter)  # fmt: skip
+                            table.scaled)  # fmt: skip
         else:
-            table.each_item("measure_full", table.x2, table.u2, *table.tags,
-                            o.scale_parameter, o.clip_threshold is not None)  # fmt: skip
+            measures = table.clips or table.whole.guarded
+            table.measure_full(table.scaled, measures and not table.whole.normed, table.told)
+
+    def squares(self, works: Sequence[Work]) -> Any:
+        table = _table(works)
+        squares = table.squares() * (table.whole.unit / table.units) ** 2
+        if table.whole.guarded:
+            squares = squares[squares <= LARGEST[table[0].width]]
+        return float(np.sum(squares))
 
     def advance(self, works: Sequence[Work]) -> None:
         table = _table(works)
+        table.nums[:, k.GAIN] = 1.0 if table.whole.gain is None else table.whole.gain
         if table.factored:
-            table.each_tensor("advance", table.outer, table.inner, table.p, table.q)
+            table.each_tensor("advance", table.outer, table.inner, table.p, table.q, table.peaks)
 
     def measure(self, works: Sequence[Work]) -> None:
         table = _table(works)
-        if table.factored and table.options.clip_threshold is not None:
+        if table.factored and table.clips:
             # From the end: what observe read last, and apply reads first, is still in cache.
             arguments = (table.p, table.q, table.u2, table.tags[1])
             table.each_item("measure", *arguments, backwards=True)
+        if not table.factored and table.whole.normed and (table.clips or table.whole.guarded):
+            table.measure_full(False, True, None)
+
+    def judge(self, works: Sequence[Work]) -> Any:
+        table = _table(works)
+        limit = LARGEST[table[0].width] * MARGIN
+        kernel("judge")(table.items, table.peaks, table.x2, table.u2, limit, not table.factored,
+                        table.fine, 0, len(table))  # fmt: skip
+        odd = np.flatnonzero(~table.fine)
+        for w in table:
+            w.fine = True
+        for t in odd:
+            table[t].fine = False
+        return len(odd)
 
     def scale(self, works: Sequence[Work]) -> None:
         table = _table(works)
         o = table.options
         x2 = table.mean_squares(table.x2, o.scale_scope) if o.scale_parameter else None
         u2 = table.mean_squares(table.u2, o.clip_scope) if o.clip_threshold is not None else None
-        for into, value in zip(table.factors, factors(o, table[0].rates, x2, u2), strict=True):
+        with np.errstate(invalid="ignore", over="ignore") if table.whole.guarded else nullcontext():
+            found = factors(o, table[0].rates, x2, u2)
+        for into, value in zip(table.factors, found, strict=True):
             into[:] = value if isinstance(value, float) else value[table.scope]
 
     def apply(self, works: Sequence[Work]) -> None:
         table = _table(works)
-        momentum = table.nums[0, :0] if table.options.beta1 is not None else None
+        if table.whole.fine is False:
+            table.fine[:] = False
+        elif table.whole.options.nonfinite != "skip_tensor":
+            table.fine[:] = True
+        some = table.tags[0]
+        averages = some if table.options.beta1 is not None else None
+        draws = some if table.rounds == "stochastic" else None
+        keeps = some if table.rounds == "kahan" else None
+        how = (table.keys, table.fine, *table.tags, table.momentum_tag, averages, draws, keeps)
         if table.factored:
-            table.each_item("apply", table.p, table.q, *table.factors, *table.tags, momentum)
+            table.each_item("apply", table.p, table.q, *table.factors, *how)
+            if table.whole.guarded:
+                table.each_tensor("commit", table.fine)
         else:
-            moves = table.options.clip_threshold is None
-            table.each_item("apply_full", *table.factors, *table.tags, momentum, moves)
+            table.each_item("apply_full", *table.factors, *how, None if table.stores else some)
         table.finish()
+
+    def metrics(self, works: Sequence[Work]) -> Sequence[Metrics]:
+        return _table(works).metrics()
 
 
 def _table(works: Sequence[Work]) -> Table:
@@ -113,11 +155,47 @@ class Table(list[Work]):
         super().__init__(works)
         first = works[0]
         self.options, self.factored = first.options, first.layout.factored
+        self.clips, self.rounds = first.clips, first.rounds
         self._describe = describe
         self._dtype = np.float64 if first.width == "float64" else np.float32
         self._lay_out()
         self.tags = tuple(np.empty(0, _CODES[describe(a).dtype]) for a in (first.param, first.grad))
+        self.momentum_tag = self.nums_tag = np.empty(0, self._dtype)
+        if first.moments.momentum is not None:
+            self.momentum_tag = np.empty(0, _CODES[describe(first.moments.momentum).dtype])
         self._fill_addresses()
+
+    @property
+    def whole(self) -> Whole:
+        """What concerns all tensors of this step."""
+        return self[0].whole
+
+    @property
+    def scaled(self) -> bool:
+        """Whether somebody asks for the mean square of X."""
+        return self.options.scale_parameter or self.whole.options.telemetry
+
+    @property
+    def told(self) -> Any:
+        """Not None if somebody asks for the gradient's norm."""
+        return self.tags[0] if self[0].wants_squares else None
+
+    @property
+    def stores(self) -> bool:
+        """Whether a full V is stored as it is measured; else it moves as it is applied."""
+        return self[0].alone and self.clips
+
+    def measure_full(self, scaled: bool, moves: bool, norm: Any) -> None:
+        stores = self.tags[0] if self.stores else None
+        sums = (self.x2, self.u2, self.g2, self.peaks)
+        self.each_item("measure_full", *sums, *self.tags, scaled, moves, stores, norm)
+
+    def squares(self) -> Any:
+        """(unit*G)**2 summed over each tensor, in its own unit."""
+        if not self.factored:
+            return np.bincount(self.items[:, k.TENSOR], self.g2, len(self))
+        sums = np.add.reduceat(self.outer, self.ints[:, k.N_OUTER])
+        return sums * (self.units / self.nums[:, k.PRESCALE].astype(np.float64)) ** 2
 
     def _lay_out(self) -> None:
         """Geometry: fixed for as long as the shapes are."""
@@ -138,15 +216,20 @@ class Table(list[Work]):
         starts = [np.cumsum([0, *sizes]) for sizes in (outer, inner, rows, cols)]
         self.ints: Ints = np.array(
             [
-                (*b[:5], c.lanes, c.tiles, *(start[t] for start in starts), b.cols)
-                for t, (b, c) in enumerate(zip(boxes, cuts, strict=True))
+                (*b[:5], c.lanes, c.tiles, *(start[t] for start in starts), b.cols, last(w))
+                for t, (w, b, c) in enumerate(zip(self, boxes, cuts, strict=True))
             ],
             np.int64,
         )
+        self.units = np.array([w.unit for w in self])
+        self.names = np.array([crc32(w.path.encode()) for w in self], np.uint32).view(np.int32)
+        self.keys = np.zeros(len(self), np.uint32)
+        self.fine = np.ones(len(self), np.bool_)
         self.outer = np.empty(sum(outer))  # float64: a row's sum runs over tiles
         self.inner = np.empty(sum(inner), self._dtype)
         self.p, self.q = np.empty(sum(rows), self._dtype), np.empty(sum(cols), self._dtype)
-        self.x2, self.u2 = np.zeros(len(listed)), np.zeros(len(listed))
+        self.x2, self.u2, self.g2 = (np.zeros(len(listed)) for _ in range(3))
+        self.peaks = np.zeros(len(self) if self.factored else len(listed))
         self.factors = tuple(np.empty(len(listed), self._dtype) for _ in range(3))
         slices = np.cumsum([0, *(b.a for b in boxes)])
         self.scope = slices[self.items[:, k.TENSOR]] + self.items[:, k.SLICE]
@@ -159,25 +242,35 @@ class Table(list[Work]):
         )
 
     def _fill_addresses(self) -> None:
-        self.addr: Ints = np.zeros((len(self), 6), np.int64)
-        self.nums = np.zeros((len(self), 8), self._dtype)
+        self.addr: Ints = np.zeros((len(self), 9), np.int64)
+        self.nums = np.zeros((len(self), 11), self._dtype)
         self._new = [self._claimed(w) for w in self]
+        self._beside = [self._shadow(w) for w in self]
         for t, (w, b) in enumerate(zip(self, self._boxes, strict=True)):
             if self.factored:
-                outer, inner = ("col", "row") if b.swapped else ("row", "col")
-                self._point(t, k.OUTER, w.into[outer])
-                self._point(t, k.INNER, w.into[inner])
+                names = ("col", "row") if b.swapped else ("row", "col")
+                for name, old, new in zip(names, _OLD, _NEW, strict=True):
+                    self._point(t, old, w.into[name])
+                    self._point(t, new, self._beside[t].get(name, w.into[name]))
             else:
                 self._point(t, k.FULL, w.into["full"])
-            if "momentum" in w.into:
-                self._point(t, k.MOMENTUM, w.into["momentum"])
+            for column, name in ((k.MOMENTUM, "momentum"), (k.COMPENSATION, "compensation")):
+                if name in w.into:
+                    self._point(t, column, w.into[name])
             self._point(t, k.X, w.into["result"])
             unscale = 1.0 / w.prescale**2
-            self.nums[t, k.PRESCALE] = w.prescale
+            self.nums[t, k.PRESCALE], self.nums[t, k.UNIT] = w.prescale, w.unit
             self.nums[t, k.PER_OUTER], self.nums[t, k.PER_INNER] = unscale / b.c, unscale / b.r
+            self.nums[t, k.SHARE] = 1.0 / math.prod(w.layout.shape)
             self.nums[t, k.TINY] = TINY[w.width]
             self.nums[t, k.EPS_IN] = w.eps1 if w.options.eps1_mode == "grad_sq" else 0.0
             self.nums[t, k.EPS_AFTER] = w.eps1 if w.options.eps1_mode == "stats" else 0.0
+
+    def _shadow(self, w: Work) -> dict[str, Any]:
+        """Where new averages wait until it is settled whether the tensor moves."""
+        if not (self.factored and w.whole.guarded):
+            return {}
+        return {name: np.empty_like(w.into[name]) for name in ("row", "col")}
 
     def _claimed(self, w: Work) -> Moments:
         """The slots to work on, in place: what was not given up is copied first."""
@@ -193,10 +286,16 @@ class Table(list[Work]):
         """What changes from step to step: the gradients' addresses and the rates."""
         for t, w in enumerate(self):
             self.addr[t, k.G] = self._describe(w.grad).address
-        rates = self[0].rates
-        self.nums[:, k.B] = rates.b
+        rates, gain = self[0].rates, self.whole.gain
+        own = self.whole.options.nonfinite == "skip_tensor"
+        self.nums[:, k.B] = [w.rates.b for w in self] if own else rates.b
+        self.nums[:, k.GAIN] = 1.0 if gain is None else gain  # clipping comes later
         if rates.beta1 is not None:
             self.nums[:, k.BETA1] = rates.beta1
+        draws = self[0].draws
+        if draws is not None and self.rounds == "stochastic":
+            named = fold(signed(draws.key), self.names)
+            self.keys[:] = fold(named, PARAMETER).view(np.uint32)
 
     def each_item(self, name: str, *arguments: Any, backwards: bool = False) -> None:
         table = (self.ints, self.addr, self.nums, self.items)
@@ -221,6 +320,20 @@ class Table(list[Work]):
             sums = np.bincount(of, sums, len(self))[of]
         counts = self._counts[0 if per_item is self.x2 else 1]
         return (sums / counts[of]).astype(self._dtype)
+
+    def metrics(self) -> list[Metrics]:
+        """From the sums of the last step."""
+        norms = np.sqrt(self.squares()) / self.units
+        if self.whole.unscale is not None:
+            norms = norms * self.whole.unscale
+        slices = np.bincount(self._tensor_of_scope)
+        starts = np.cumsum([0, *slices])
+        x2 = self.mean_squares(self.x2, self.options.scale_scope)
+        u2 = self.mean_squares(self.u2, self.options.clip_scope)
+        return [
+            of_scopes(w.xp, w.param, w.options, w.rates, x2[a:b], u2[a:b], norm)
+            for w, a, b, norm in zip(self, starts[:-1], starts[1:], norms, strict=True)
+        ]
 
     def finish(self) -> None:
         """Hands the results over where the core looks for them."""

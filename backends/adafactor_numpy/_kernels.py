@@ -16,11 +16,12 @@ from numba import carray, njit, types
 from numba.extending import intrinsic, overload
 
 # Columns of the integer table, one row per tensor.
-N_A, N_R, N_B, N_C, N_D, N_LANES, N_TILES, N_OUTER, N_INNER, N_P, N_Q, N_COL = range(12)
-# Columns of the address table, one row per tensor.
-X, G, OUTER, INNER, FULL, MOMENTUM = range(6)
+N_A, N_R, N_B, N_C, N_D, N_LANES, N_TILES, N_OUTER, N_INNER, N_P, N_Q, N_COL, N_LAST = range(13)
+# Columns of the address table, one row per tensor. Statistics are read at OUTER and INNER and
+# written at NEW_...: to the same place, or beside it where a step may still be refused.
+X, G, OUTER, INNER, NEW_OUTER, NEW_INNER, FULL, MOMENTUM, COMPENSATION = range(9)
 # Columns of the table of numbers (in the compute dtype), one row per tensor.
-PRESCALE, B, EPS_IN, EPS_AFTER, PER_OUTER, PER_INNER, BETA1, TINY = range(8)
+PRESCALE, B, EPS_IN, EPS_AFTER, PER_OUTER, PER_INNER, BETA1, TINY, GAIN, UNIT, SHARE = range(11)
 # Columns of the item table: which tensor, slice of A, rows, columns, partial slots, RMS scopes.
 TENSOR, SLICE, R0, R1, J0, J1, LANE, TILE, X_SCOPE, U_SCOPE = range(10)
 
@@ -138,6 +139,68 @@ def _store_overload(a, i, value):
     return plain
 
 
+def _store_at_random(a, i, value, e):
+    raise NotImplementedError
+
+
+@overload(_store_at_random, jit_options={"fastmath": False})
+def _store_at_random_overload(a, i, value, e):
+    """Element `i` rounded by the random bits `e`: to_grid of adafactor_core._rounding."""
+    if a.dtype == types.uint16:
+
+        def bfloat16(a, i, value, e):
+            bits = np.float32(value).view(np.uint32)
+            size = np.uint32(bits & np.uint32(0x7FFFFFFF))
+            drawn = np.uint16(np.uint32(bits + np.uint32(e >> np.uint32(16))) >> np.uint32(16))
+            _store(a, i, value)
+            if size <= np.uint32(0x7F7F0000):
+                a[i] = drawn
+
+        return bfloat16
+    if a.dtype == types.int16:
+
+        def float16(a, i, value, e):
+            x = np.float32(value)
+            bits = x.view(np.uint32)
+            size = np.uint32(bits & np.uint32(0x7FFFFFFF))
+            r = np.uint32(e >> np.uint32(19))
+            # 2**-14 and more: drop the 13 bits that float16 does not have, and move the exponent.
+            normal = np.uint32(np.uint32(size + r) >> np.uint32(13)) - np.uint32(0x1C000)
+            steps = np.float32(np.uint32(size).view(np.float32) * np.float32(2.0**24))
+            steps = np.float32(steps + np.float32(r) * np.float32(2.0**-13))
+            fixed = np.uint32(min(steps, np.float32(1024.0)))
+            half = np.uint32(fixed if size < np.uint32(0x38800000) else normal)
+            sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
+            _store(a, i, value)
+            if size <= np.uint32(0x477FE000):
+                a[i] = np.int16(np.uint16(half | sign))
+
+        return float16
+
+    def plain(a, i, value, e):
+        a[i] = value
+
+    return plain
+
+
+@inlined
+def _folded(h, word):
+    """`fold` of adafactor_core._rounding."""
+    x = np.uint32(np.uint32(h ^ word) + np.uint32(0x9E3779B9))
+    x = np.uint32(x ^ np.uint32(x >> np.uint32(16)))
+    x = np.uint32(x * np.uint32(0x7FEB352D))
+    x = np.uint32(x ^ np.uint32(x >> np.uint32(15)))
+    x = np.uint32(x * np.uint32(0x846CA68B))
+    return np.uint32(x ^ np.uint32(x >> np.uint32(16)))
+
+
+@inlined
+def _drawn(row, j):
+    e = np.uint32(row + np.uint32(np.uint32(j) * np.uint32(0x9E3779B9)))
+    e = np.uint32(e ^ np.uint32(e >> np.uint32(15)))
+    return np.uint32(e * np.uint32(0x2C1B3C6D))
+
+
 @inlined
 def _moved(old, new, b):
     # Reassociated, this would be old + b*(new - old), which loses a small `new` at b = 1.
@@ -165,9 +228,9 @@ def _quotient(a, b):
 
 
 @inlined
-def _averaged(m, i, value, beta1):
-    new = m[i] * beta1 + value * (m.dtype.type(1) - beta1)
-    m[i] = new
+def _averaged(m, i, value, beta1, one):
+    new = _load(m, i) * beta1 + value * (one - beta1)
+    _store(m, i, new)
     return new
 
 
@@ -219,35 +282,81 @@ def _measure_run(g, q, thin):
 
 
 @inlined
-def _apply_run(g, x, m, q, thin, then, less, beta1, m_tag):
-    for j in range(g.size):
-        d = _direction(_load(g, j), q[j], thin)
-        if m_tag is not None:
-            d = _averaged(m, j, d, beta1) * then
-        value = _load(x, j)
+def _put(x, c, j, d, less, row, first, draws, keeps):
+    """X <- round(X + D): to nearest, at random, or with what is left over kept in c."""
+    value = _load(x, j)
+    if keeps is not None:
+        rest = _load(c, j)
+        total = value + ((d - (value + rest) * less) + rest)
+        _store(x, j, total)
+        _store(c, j, total - _load(x, j))
+    elif draws is not None:
+        _store_at_random(x, j, value + (d - value * less), _drawn(row, first + j))
+    else:
         _store(x, j, value + (d - value * less))
 
 
-@summing
-def _full_run(g, v, b, eps, after, tiny):
-    acc = b - b
+@inlined
+def _apply_run(
+    g, x, m, c, q, thin, then, less, beta1, one, row, first, averages, draws, keeps
+):  # fmt: skip
     for j in range(g.size):
-        value = _load(g, j)
+        d = _direction(_load(g, j), q[j], thin)
+        if averages is not None:
+            d = _averaged(m, j, d, beta1, one) * then
+        _put(x, c, j, d, less, row, first, draws, keeps)
+
+
+@summing
+def _full_run(g, v, b, eps, after, tiny, gain, share, stores):
+    acc, peak = b - b, b - b
+    for j in range(g.size):
+        value = _product(_load(g, j), gain)
         new = _moved(v[j], value * value + eps, b)
-        v[j] = new
+        if stores is not None:
+            v[j] = new
         u = _quotient(value, _root(new + after, tiny))
         acc += u * u
+        peak += _product(new, share)
+    return acc, peak
+
+
+@summing
+def _squares_total(g, unit):
+    acc = unit - unit
+    for j in range(g.size):
+        value = _product(_load(g, j), unit)
+        acc += value * value
     return acc
 
 
 @inlined
-def _apply_full_run(g, x, m, v, times, then, less, after, tiny, beta1, m_tag):
+def _apply_full_run(
+    g, x, m, c, v, gain, times, then, less, b, eps, after, tiny, beta1, one, row, first,
+    moves, averages, draws, keeps,
+):  # fmt: skip
     for j in range(g.size):
-        d = _load(g, j) / _root(v[j] + after, tiny) * times
-        if m_tag is not None:
-            d = _averaged(m, j, d, beta1) * then
-        value = _load(x, j)
-        _store(x, j, value + (d - value * less))
+        value = _load(g, j) * gain
+        if moves is not None:
+            v[j] = _moved(v[j], value * value + eps, b)
+        d = value / _root(v[j] + after, tiny) * times
+        if averages is not None:
+            d = _averaged(m, j, d, beta1, one) * then
+        _put(x, c, j, d, less, row, first, draws, keeps)
+
+
+@inlined
+def _segment(key, at, stop, last, draws):
+    """(end, key of the row, place in it) of the part of `at..stop` in one row of the last axis.
+
+    Draws go by such rows, whichever axes are factored; without draws there is nothing to cut.
+    """
+    end, row, first = stop, np.uint32(0), 0
+    if draws is not None:
+        first = at % last
+        end = min(stop, at + last - first)
+        row = _folded(key, np.uint32(at // last))
+    return end, row, first
 
 
 def observe(ints, addr, nums, items, outer, inner, x2, x_tag, g_tag, scaled, start, stop):
@@ -307,9 +416,15 @@ def _fold(parts, count, size):
 
 
 @inlined
-def _average_run(state, sums, times, eps, b):
-    for j in range(state.size):
-        state[j] = _moved(state[j], state.dtype.type(sums[j]) * times + eps, b)
+def _average_run(new, old, sums, times, gain, eps, b):
+    """Returns the sum of the new averages, which is not finite if one of them is not."""
+    total = 0.0
+    for j in range(new.size):
+        # Not gain*gain, which may underflow where the mean makes up for it.
+        mean = old.dtype.type(sums[j]) * times * gain * gain + eps
+        new[j] = _moved(old[j], mean, b)
+        total += new[j]
+    return total
 
 
 @inlined
@@ -318,17 +433,20 @@ def _factor_run(factor, state, above, after, tiny):
         factor[j] = above / _root(state[j] + after, tiny)
 
 
-def advance(ints, addr, nums, outer, inner, p, q, start, stop):
-    """Sums of partials, the averages, and the two thin factors p and q of U = G*q*p."""
-    one = nums.dtype.type(1)
+def advance(ints, addr, nums, outer, inner, p, q, peak, start, stop):
+    """Sums of partials, the averages, and the two thin factors p and q of U = G*q*p.
+
+    q takes the gain of gradients along. `peak` gets a sum that is finite if R and C are.
+    """
     for t in range(start, stop):
         a_count, r_count = ints[t, N_A], ints[t, N_R]
         bd = ints[t, N_B] * ints[t, N_D]
         rows, cols = a_count * r_count * bd, ints[t, N_COL]
         b, eps, after, tiny = nums[t, B], nums[t, EPS_IN], nums[t, EPS_AFTER], nums[t, TINY]
-        state = _view(addr[t, OUTER], rows, nums)
+        gain = nums[t, GAIN]
+        state, old = _view(addr[t, NEW_OUTER], rows, nums), _view(addr[t, OUTER], rows, nums)
         sums = _fold(outer[ints[t, N_OUTER] :], ints[t, N_TILES], rows)
-        _average_run(state, sums, nums[t, PER_OUTER], eps, b)
+        high = _average_run(state, old, sums, nums[t, PER_OUTER], gain, eps, b)
         first = ints[t, N_P]
         for a in range(a_count):
             for k in range(bd):
@@ -343,10 +461,32 @@ def advance(ints, addr, nums, outer, inner, p, q, start, stop):
                 for r in range(r_count):
                     i = (a * r_count + r) * bd + k
                     p[first + i] = root / _root(state[i] + after, tiny)
-        state = _view(addr[t, INNER], cols, nums)
+        state, old = _view(addr[t, NEW_INNER], cols, nums), _view(addr[t, INNER], cols, nums)
         sums = _fold(inner[ints[t, N_INNER] :], ints[t, N_LANES], cols)
-        _average_run(state, sums, nums[t, PER_INNER], eps, b)
-        _factor_run(q[ints[t, N_Q] : ints[t, N_Q] + cols], state, one, after, tiny)
+        peak[t] = high + _average_run(state, old, sums, nums[t, PER_INNER], gain, eps, b)
+        _factor_run(q[ints[t, N_Q] : ints[t, N_Q] + cols], state, gain, after, tiny)
+
+
+def judge(items, peaks, x2, u2, limit, per_item, fine, start, stop):
+    """Which of the tensors `start..stop` are finite: find_odd of adafactor_core._decisions."""
+    for t in range(start, stop):
+        fine[t] = True
+    for i in range(items.shape[0]):
+        t = items[i, TENSOR]
+        if start <= t < stop:
+            peak = peaks[i] if per_item else peaks[t]
+            if not (x2[i] <= limit and u2[i] <= limit and peak < np.inf):
+                fine[t] = False
+
+
+def commit(ints, addr, nums, fine, start, stop):
+    """Puts the averages of the tensors that move in the place of the old ones."""
+    for t in range(start, stop):
+        if fine[t]:
+            rows = ints[t, N_A] * ints[t, N_R] * ints[t, N_B] * ints[t, N_D]
+            _view(addr[t, OUTER], rows, nums)[:] = _view(addr[t, NEW_OUTER], rows, nums)
+            cols = ints[t, N_COL]
+            _view(addr[t, INNER], cols, nums)[:] = _view(addr[t, NEW_INNER], cols, nums)
 
 
 def measure(ints, addr, nums, items, p, q, u2, g_tag, start, stop):
@@ -377,20 +517,28 @@ def measure(ints, addr, nums, items, p, q, u2, g_tag, start, stop):
         u2[i] = total
 
 
-def apply(ints, addr, nums, items, p, q, before, after, decay, x_tag, g_tag, m_tag, start, stop):
-    """X <- round(X + D), with the momentum of updates if `m_tag` is an array and not None.
+def apply(
+    ints, addr, nums, items, p, q, before, after, decay, keys, fine, x_tag, g_tag, m_tag,
+    averages, draws, keeps, start, stop,
+):  # fmt: skip
+    """X <- round(X + D), with the momentum of updates if `averages` is not None.
+
+    `draws` not None: at random, from `keys`. `keeps` not None: with what rounding left over.
 
     In place: given separate arrays to read and write, LLVM's check that they do not overlap would
     send the usual case, where they are the same, down a loop that is not vectorised.
     """
+    one = nums.dtype.type(1)
     for i in range(start, stop):
         t, a, j0, j1 = items[i, TENSOR], items[i, SLICE], items[i, J0], items[i, J1]
+        if not fine[t]:
+            continue
         r_count, b_count, c_count = ints[t, N_R], ints[t, N_B], ints[t, N_C]
         d_count = ints[t, N_D]
         length = b_count * c_count * d_count
         size = ints[t, N_A] * r_count * length
         g, x = _view(addr[t, G], size, g_tag), _view(addr[t, X], size, x_tag)
-        m = _view(addr[t, MOMENTUM], size, nums)
+        m, rest = _view(addr[t, MOMENTUM], size, m_tag), _view(addr[t, COMPENSATION], size, x_tag)
         beta1, times, then, less = nums[t, BETA1], before[i], after[i], decay[i]
         col = ints[t, N_Q] + a * length
         for r in range(items[i, R0], items[i, R1]):
@@ -403,46 +551,65 @@ def apply(ints, addr, nums, items, p, q, before, after, decay, x_tag, g_tag, m_t
                     if d_count > 1:
                         lo = b * c_count * d_count + k
                         hi, d = lo + 1, k % d_count
-                    _apply_run(
-                        g[base + lo : base + hi],
-                        x[base + lo : base + hi],
-                        m[base + lo : base + hi],
-                        q[col + lo : col + hi],
-                        p[row + b * d_count + d] * times,
-                        then,
-                        less,
-                        beta1,
-                        m_tag,
-                    )
+                    thin = p[row + b * d_count + d] * times
+                    while lo < hi:
+                        end, drawn, first = _segment(
+                            keys[t], base + lo, base + hi, ints[t, N_LAST], draws
+                        )
+                        at = slice(base + lo, end)
+                        _apply_run(
+                            g[at], x[at], m[at], rest[at], q[col + lo : col + end - base], thin,
+                            then, less, beta1, one, drawn, first, averages, draws, keeps,
+                        )  # fmt: skip
+                        lo = end - base
 
 
-def measure_full(ints, addr, nums, items, x2, u2, x_tag, g_tag, scaled, moves, start, stop):
-    """Unfactored tensors: observe and measure in one sweep. V moves if `moves`."""
+def measure_full(
+    ints, addr, nums, items, x2, u2, g2, peaks, x_tag, g_tag, scaled, moves, stores, norm,
+    start, stop,
+):  # fmt: skip
+    """Unfactored tensors: observe and measure in one sweep.
+
+    U is measured if `moves`, and V kept if `stores` is not None; `norm` not None: (unit*G)**2.
+    """
     zero = nums[0, 0] - nums[0, 0]
     for i in range(start, stop):
         t, j0, j1 = items[i, TENSOR], items[i, J0], items[i, J1]
         size = ints[t, N_C]
         g, x = _view(addr[t, G], size, g_tag)[j0:j1], _view(addr[t, X], size, x_tag)[j0:j1]
-        x2[i] = _mean_square_run(x, zero) if scaled else zero
+        if scaled:
+            x2[i] = _mean_square_run(x, zero)
+        if norm is not None:
+            g2[i] = _squares_total(g, nums[t, UNIT])
         if moves:
             v = _view(addr[t, FULL], size, nums)[j0:j1]
             eps, after = nums[t, EPS_IN], nums[t, EPS_AFTER]
-            u2[i] = _full_run(g, v, nums[t, B], eps, after, nums[t, TINY])
+            u2[i], peaks[i] = _full_run(
+                g, v, nums[t, B], eps, after, nums[t, TINY], nums[t, GAIN], nums[t, SHARE], stores
+            )
 
 
 def apply_full(
-    ints, addr, nums, items, before, after, decay, x_tag, g_tag, m_tag, moves, start, stop
-):
-    """`apply` for unfactored tensors; V moves here if clipping is off."""
+    ints, addr, nums, items, before, after, decay, keys, fine, x_tag, g_tag, m_tag,
+    averages, draws, keeps, moves, start, stop,
+):  # fmt: skip
+    """`apply` for unfactored tensors; V moves here if `moves` is not None."""
+    one = nums.dtype.type(1)
     for i in range(start, stop):
         t, j0, j1 = items[i, TENSOR], items[i, J0], items[i, J1]
+        if not fine[t]:
+            continue
         size = ints[t, N_C]
-        g, x = _view(addr[t, G], size, g_tag)[j0:j1], _view(addr[t, X], size, x_tag)[j0:j1]
-        v = _view(addr[t, FULL], size, nums)[j0:j1]
-        m = _view(addr[t, MOMENTUM], size, nums)[j0:j1]
-        eps, behind, tiny = nums[t, EPS_IN], nums[t, EPS_AFTER], nums[t, TINY]
-        if moves:
-            _full_run(g, v, nums[t, B], eps, behind, tiny)
-        _apply_full_run(
-            g, x, m, v, before[i], after[i], decay[i], behind, tiny, nums[t, BETA1], m_tag
-        )
+        g, x = _view(addr[t, G], size, g_tag), _view(addr[t, X], size, x_tag)
+        v, m = _view(addr[t, FULL], size, nums), _view(addr[t, MOMENTUM], size, m_tag)
+        rest = _view(addr[t, COMPENSATION], size, x_tag)
+        b, eps, behind, tiny = nums[t, B], nums[t, EPS_IN], nums[t, EPS_AFTER], nums[t, TINY]
+        gain, beta1 = nums[t, GAIN], nums[t, BETA1]
+        times, then, less = before[i], after[i], decay[i]
+        while j0 < j1:
+            end, drawn, first = _segment(keys[t], j0, j1, ints[t, N_LAST], draws)
+            _apply_full_run(
+                g[j0:end], x[j0:end], m[j0:end], rest[j0:end], v[j0:end], gain, times, then, less,
+                b, eps, behind, tiny, beta1, one, drawn, first, moves, averages, draws, keeps,
+            )  # fmt: skip
+            j0 = end

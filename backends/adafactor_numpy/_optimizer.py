@@ -24,11 +24,15 @@ from adafactor_core import (
     memory_report,
 )
 from adafactor_core._config import as_config
+from adafactor_core._decisions import unscaling
+from adafactor_core._factoring import small_unit
+from adafactor_core._order import Group, arrange, run
+from adafactor_core._prepare import check_counters, given_up, make_work, own_rates, planned
 from adafactor_core._schedules import Clock
-from adafactor_core._state import check, slots
-from adafactor_core._step import Group, arrange, given_up, make_work, planned, run
+from adafactor_core._state import check, counts, draws_bits, slots
 from adafactor_core._tree import Leaves, Tree, check_grad, check_writable, flatten, matching
 from adafactor_core._tree import unflatten as nested
+from adafactor_core._work import Whole
 
 from ._compile import available
 
@@ -68,11 +72,19 @@ class Adafactor:
         self._leaves = flatten(params)
         _check_params(self._leaves)
         self._passes: tuple[Passes, ...] = (*_compiled(compiled), ArrayPasses())
-        self._step = 0
-        self._moments = matching(self._leaves, init(params, self._config).moments, "state")
+        state = init(params, self._config)
+        self._step, self._skipped = 0, 0
+        self._moments = matching(self._leaves, state.moments, "state")
         self._works: list[Work] = []
         self._arranged: dict[Any, Sequence[Sequence[Group]]] = {}
-        self._plans = planned(self._leaves, self._config, None)
+        self._last: Sequence[Sequence[Group]] = ()
+        self._unit = small_unit(sum(x.size for x in self._leaves.arrays))
+        self._plan(self._config)
+
+    def _plan(self, config: Config) -> None:
+        self._plans = planned(self._leaves, config, None)
+        rows = zip(self._plans, self._leaves.arrays, strict=True)
+        self._draws = any(draws_bits(o, x) for (o, _), x in rows)
 
     @property
     def params(self) -> Tree:
@@ -88,7 +100,8 @@ class Adafactor:
     def config(self, config: Config) -> None:
         plans = planned(self._leaves, as_config(config), None)
         self._check_moments(self._moments, plans)
-        self._config, self._plans = config, plans
+        self._config = config
+        self._plan(config)
         self._works, self._arranged = [], {}
 
     @property
@@ -98,32 +111,55 @@ class Adafactor:
         Assign a State, for example a saved one, to continue from it; it is copied. Raises
         StateError or TreeError if it does not fit, and then nothing has changed.
         """
-        return State(self._step, nested(self._leaves, self._moments))
+        o = self._config
+        return State(
+            self._step,
+            nested(self._leaves, self._moments),
+            self._skipped if counts(o) else None,
+            self.metrics if o.telemetry else None,
+        )
 
     @state.setter
     def state(self, state: State) -> None:
         if not isinstance(state, State):
             raise StateError(f"state must be a State, got {type(state).__name__}.")
         moments = matching(self._leaves, state.moments, "state.moments")
+        check_counters(state, self._config)
         self._check_moments(moments, self._plans)
         copies = [m._replace(**_copied(m._asdict())) for m in moments]
         self._step, self._moments = int(state.step), copies
+        self._skipped = int(state.skipped or 0)
         self._works, self._arranged = [], {}
 
     def memory_report(self) -> MemoryReport:
         """State bytes per tensor, factored axes and why, beside Adam's."""
         return memory_report(self._params, self._config)
 
-    def step(self, grads: Tree) -> None:
+    @property
+    def metrics(self) -> Tree:
+        """Params' tree of Metrics of the last step, zeros before it; needs `telemetry`."""
+        if not self._config.telemetry:
+            raise StateError("there are no metrics without telemetry. Use telemetry=True.")
+        if not self._works:
+            return init(self._params, self._config).metrics
+        groups = [group for together in self._last for group in together]
+        told = {w.path: m for p, ws in groups for w, m in zip(ws, p.metrics(ws), strict=True)}
+        return nested(self._leaves, [told[path] for path in self._leaves.paths])
+
+    def step(self, grads: Tree, *, grad_scale: float | None = None) -> None:
         """One step, in place. `grads`: nested like params, of the same shapes, any float dtype.
 
-        Raises TreeError, ShapeError, DTypeError, ReadOnlyError or ConfigError before anything has
-        changed. Gradients must not overlap parameters, except for being the same array.
+        `grad_scale`: what the loss was multiplied by; gradients are divided by it. Raises
+        TreeError, ShapeError, DTypeError, ReadOnlyError, ConfigError or NonFiniteError before
+        anything has changed. Gradients must not overlap parameters, except for being the same
+        array.
         """
         found = matching(self._leaves, grads, "grads")
         # NumPy's reductions return scalars, so the gradient of a 0-D parameter often is one.
         found = [np.asarray(g) if isinstance(g, np.generic) else g for g in found]
-        works = self._works or self._start(found)
+        clock, unscale = Clock(self._step), unscaling(grad_scale)
+        whole = Whole(self._config, unscale=unscale, unit=self._unit, gain=unscale)
+        works = self._works or self._start(found, clock, whole)
         kinds = []
         for work, g in zip(works, found, strict=True):
             if type(g) is not np.ndarray or g.shape != work.layout.shape:
@@ -132,26 +168,34 @@ class Adafactor:
                 check_grad(work.xp, work.param, g, work.path)
             check_writable(work.param, work.path)
             kinds.append((g.dtype, g.flags.c_contiguous, g.flags.aligned))
-        clock = Clock(self._step)
-        rates = [clock.rates(w.options, w.param, w.width) for w in works]
-        for work, g, r in zip(works, found, rates, strict=True):
-            work.again(g, r)
-        for together in self._arrangement(works, tuple(kinds)):
-            run(together, None)
+        known = [
+            own_rates(clock, whole, w.options, w.param, w.width, m)
+            for w, m in zip(works, self._moments, strict=True)
+        ]
+        key = clock.key(whole.options.seed, None) if self._draws else None
+        for work, g, r in zip(works, found, known, strict=True):
+            draws = work.draws and work.draws._replace(key=key)
+            work.again(g, r, whole, draws)
+        arranged = self._arrangement(works, tuple(kinds))
+        odd = sum(run(together, None) for together in arranged)
+        if odd and counts(self._config):
+            self._skipped += 1
+            for work in works:
+                if work.fine is False:
+                    work.moments.skipped[...] += 1  # type: ignore[index]
         for work in works:
-            work.again(None, work.rates)  # keeps no gradient alive
-        self._works = works
-        self._step += 1
+            work.grad = None  # keeps no gradient alive
+        self._works, self._last = works, arranged
+        self._step += whole.fine is not False
 
-    def _start(self, grads: list[Any]) -> list[Work]:
-        clock = Clock(self._step)
+    def _start(self, grads: list[Any], clock: Clock, whole: Whole) -> list[Work]:
         works = []
         rows = zip(
             self._leaves.paths, self._leaves.arrays, grads, self._moments, self._plans, strict=True
         )
         for path, x, g, moments, (options, plan) in rows:
-            xp = _namespace()
-            work = make_work(path, options, plan, xp, x, g, moments, clock, "param", True)
+            xp, origin = _namespace(), (0,) * x.ndim
+            work = make_work(path, options, plan, xp, x, g, moments, clock, "param", whole, origin)
             work.into = given_up(work) | {"result": x}
             works.append(work)
         return works
@@ -160,7 +204,7 @@ class Adafactor:
         """Kept while gradients come with the same dtypes and memory layout."""
         found = self._arranged.get(kinds)
         if found is None:
-            found = arrange(works, self._passes, joint=False)
+            found = arrange(works, self._passes)
             self._arranged = {kinds: found}
         return found
 

@@ -63,10 +63,15 @@ def box(work: Work) -> Box:
     return Box(a, shape[first], b, shape[last], d, r > c)
 
 
+def last(work: Work) -> int:
+    """The size of the last axis, by whose rows random bits are drawn."""
+    return work.layout.shape[-1] if work.layout.shape else 1
+
+
 def refusal(work: Work) -> str:
     """Why the kernels cannot take this tensor with its options; empty if they can."""
     o, plan = work.options, work.layout
-    if not work.alone:
+    if work.whole.sharded:
         return "sharded"
     if work.emit != "param":
         return "update() instead of step()"
@@ -74,10 +79,15 @@ def refusal(work: Work) -> str:
         return "eps1_mode='clamp'"
     if o.beta1 is not None and o.momentum_on == "grad":
         return "momentum_on='grad'"
-    if o.beta1 is not None and o.momentum_dtype != "float32":
+    if o.beta1 is not None and o.momentum_dtype == "int8":
         return f"momentum_dtype={o.momentum_dtype!r}"
+    narrow = o.beta1 is not None and o.momentum_dtype != "float32"
+    if narrow and o.momentum_rounding != "nearest":
+        return f"momentum_rounding={o.momentum_rounding!r}"
     if o.beta1 is not None and o.momentum_arithmetic != "float32":
         return f"momentum_arithmetic={o.momentum_arithmetic!r}"
+    if work.whole.options.telemetry and o.clip_threshold is None:
+        return "telemetry with clip_threshold=None"
     if len(plan.row_axes) > 1 or len(plan.col_axes) > 1:
         return "several axes on one side"
     if math.prod(plan.shape) == 0:

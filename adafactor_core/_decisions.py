@@ -1,0 +1,161 @@
+"""What is decided over all tensors: the clip of the global norm, and whether a step is taken.
+
+Both come from sums that the passes have anyway. Where those lie on a device, so do the decisions:
+nothing here waits for one, except `nonfinite="raise"`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ._errors import ConfigError, NonFiniteError
+from ._numerics import (
+    LARGEST,
+    Array,
+    at_most,
+    choose,
+    device,
+    move,
+    namespace,
+    on_host,
+    square_root,
+    sum_to,
+)
+from ._work import Partial, Whole, Work
+
+MARGIN = 2.0**-16  # of partial sums: so many of them may still be added up over shards
+
+
+def find_odd(w: Work) -> None:
+    """Counts, as a partial sum over the tensor, what no step can be made of.
+
+    A comparison and not isfinite: it is false for NaN, and a sum may be finite on each shard and
+    yet overflow when all are added. R, C and V are looked at because float32 squares overflow.
+    """
+    xp, limit = w.xp, LARGEST[w.width]
+    sums = [w.partials[name].value for name in ("x2", "u2") if name in w.partials]
+    looked_at = [(value, limit * MARGIN) for value in sums]
+    whole = (w.new.row, w.new.col, w.peak)
+    looked_at += [(value, limit) for value in whole if value is not None]
+    ones = (1,) * len(w.param.shape)
+    odd: Any = xp.zeros(ones, dtype=w.dtype, device=device(w.param))
+    for value, bound in looked_at:
+        odd = odd + sum_to(xp, xp.astype(xp.logical_not(value <= bound), w.dtype), ones)
+    axes = tuple(range(len(ones)))
+    w.partials["odd"] = Partial(w.path, "odd", odd, axes)
+
+
+def judged(w: Work) -> Any:
+    """Settles whether the tensor is finite; 0 or 1, in how many tensors something is odd."""
+    odd = w.partials["odd"].value
+    if on_host(odd):
+        w.fine = bool(odd == 0)
+        return int(not w.fine)
+    w.fine = odd == 0
+    return w.xp.reshape(w.xp.astype(odd > 0, w.dtype), ())
+
+
+def share_of_norm(w: Work) -> Array:
+    """(unit*G)**2 summed over the tensor, in the unit of the whole; of a skipped tensor nothing."""
+    squares = w.partials["g2"].value * (w.whole.unit / w.unit) ** 2
+    if w.whole.guarded:
+        squares = choose(squares <= LARGEST[w.width], squares, 0.0)
+    return squares
+
+
+def gathered(values: Sequence[Any]) -> Any:
+    """The sum of numbers and 0-D arrays, on the device of the first array; 0 of nothing."""
+    arrays = [v for v in values if not isinstance(v, int | float)]
+    if not arrays:
+        return math.fsum(values)
+    first = arrays[0]
+    total: Any = sum(v for v in values if isinstance(v, int | float))
+    for value in arrays:
+        flat = namespace(value).reshape(value, ())
+        total = total + move(flat, first, first.dtype)
+    return float(total) if on_host(total) else total
+
+
+def clip_globally(whole: Whole, squares: Any) -> None:
+    """Sets the gain of all gradients; `squares`: the sum of (unit*G)**2 over all tensors."""
+    most = whole.options.max_grad_norm
+    gain = whole.unscale
+    if most is not None:
+        before = 1.0 if gain is None else gain
+        norm = square_root(squares) * (1.0 / whole.unit) * before
+        # norm >= most, not <=: NaN has to come through, as it does when gradients are clipped.
+        clip = at_most(most / norm, 1.0) if not isinstance(norm, float) else _ratio(most, norm)
+        gain = clip * before
+    whole.gain = gain
+
+
+def _ratio(most: float, norm: float) -> float:
+    return most / norm if norm > most or math.isnan(norm) else 1.0
+
+
+def decide(whole: Whole, odd: Any, works: Sequence[Work]) -> None:
+    """Sets whether all tensors move, or raises NonFiniteError; `odd`: how many are not finite."""
+    policy = whole.options.nonfinite
+    if policy == "raise":
+        try:
+            bad = bool(odd > 0)
+        except TypeError as error:  # what JAX raises for a traced value
+            raise ConfigError(
+                "nonfinite='raise' has to read a value, which a traced step cannot. Use "
+                "nonfinite='skip_step' under a compiler."
+            ) from error
+        if bad:
+            raise NonFiniteError(_names(works))
+    if policy == "skip_step":
+        whole.fine = bool(odd == 0) if on_host(odd) else odd == 0
+
+
+def _names(works: Sequence[Work]) -> str:
+    culprits = [w for w in works if w.fine is not None and not bool(w.fine)]
+    shown = ", ".join(
+        f"{w.path!r} of shape {tuple(w.layout.shape)} and dtype {w.param.dtype}"
+        for w in culprits[:5]
+    )
+    more = f" and {len(culprits) - 5} more" if len(culprits) > 5 else ""
+    return (
+        f"not finite: tensor {shown}{more}. Its gradient has NaN or infinity, or squares beyond "
+        f"float32 (or the tensor itself has). Nothing was changed. Look at the loss and the data "
+        f"of this step, lower the rate, or use nonfinite='skip_step' to go on without it."
+    )
+
+
+def unscaling(grad_scale: Any) -> Any:
+    """1/grad_scale, None for None. Raises ConfigError unless it is positive, finite and 0-D."""
+    if grad_scale is None:
+        return None
+    shape = getattr(grad_scale, "shape", ())
+    if shape == () and not isinstance(grad_scale, int | float) and not on_host(grad_scale):
+        return 1.0 / grad_scale
+    number = float(grad_scale) if shape == () and not isinstance(grad_scale, str) else math.nan
+    if not (math.isfinite(number) and number > 0.0):
+        raise ConfigError(
+            f"grad_scale must be a finite number > 0 or a 0-D array, got {grad_scale!r}. It is "
+            f"the factor that the loss was multiplied by; leave it out if there is none."
+        )
+    return 1.0 / number
+
+
+def counted(old: Array | int, fine: Any) -> Array | int:
+    """A counter of skips after a step; `fine`: a bool, or an array of one."""
+    if isinstance(old, int) and isinstance(fine, bool):
+        return old + (not fine)
+    if isinstance(fine, bool):
+        xp = namespace(old)
+        return xp.asarray(old + int(not fine), dtype=old.dtype)  # type: ignore[union-attr]
+    xp = namespace(fine)
+    fine = xp.reshape(fine, ())
+    if isinstance(old, int):
+        return xp.astype(xp.logical_not(fine), xp.int32) + old
+    return old + xp.astype(xp.logical_not(move(fine, old, fine.dtype)), old.dtype)
+
+
+def advanced(step: Array | int, fine: Any) -> Array | int:
+    """The number of completed steps after one that was taken if `fine`."""
+    return counted(step, choose(fine, False, True) if isinstance(fine, bool) else ~fine)
