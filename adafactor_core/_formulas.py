@@ -92,9 +92,9 @@ class Buffer(NamedTuple):
         return m if self.scale is None else dequantised(w.xp, m, self.scale)
 
     def bits(self, w: Work) -> Array | None:
-        if w.draws is None or w.options.momentum_rounding == "nearest":
+        if w.options.momentum_rounding == "nearest":
             return None
-        return w.draws.bits(self.values, self.at, MOMENTUM)
+        return w.bits(self.values, self.at, MOMENTUM)
 
     def kept(self, w: Work, new: Array) -> list[Array]:
         """The slots for the average `new`: rounded values, and the scales of an int8 buffer."""
@@ -145,7 +145,7 @@ def rounded(w: Work, x: Array, d: Array, c: Array | None, at: Shape) -> list[Arr
     if w.rounds == "nearest":
         return [total if w.emit == "param" else d]
     name = dtype_name(w.param)
-    e = w.draws.bits(x, at, PARAMETER) if w.draws and w.rounds == "stochastic" else None
+    e = w.bits(x, at, PARAMETER) if w.rounds == "stochastic" else None
     y = to_grid(xp, total, name, e)
     result = y if w.emit == "param" else y - x
     return [result] if c is None else [total - y, result]

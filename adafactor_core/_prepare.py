@@ -96,12 +96,13 @@ def make_work(
     dtype = wide_dtype(xp, x)
     width = "float64" if dtype_name(x) == "float64" else "float32"
     at = own_rates(clock, whole, options, x, width, moments)
-    draws = drawn(clock, whole, options, plan, x, path, origin)
+    draws = Draws(path, origin, plan.shape) if draws_bits(options, x) else None
+    key = clock.key(whole.options.seed, x) if draws else None
     epsilon = eps1(x, options)
     writable = can_write_blocks(x)
     return Work(
         path, options, plan, xp, dtype, width, x, g, moments, at, epsilon, emit, whole, writable,
-        into={}, draws=draws, prescale=plan.prescale(),
+        into={}, draws=draws, key=key, prescale=plan.prescale(),
     )  # fmt: skip
 
 
@@ -111,15 +112,6 @@ def own_rates(
     """The scalars of this step; under "skip_tensor" a tensor's decay goes by its own steps."""
     own = moments.skipped if whole.options.nonfinite == "skip_tensor" else None
     return clock.rates(options, x, width, own)
-
-
-def drawn(
-    clock: Clock, whole: Whole, o: Config, plan: Layout, x: Array, path: str, origin: Shape
-) -> Draws | None:
-    """Where this tensor's random bits come from; None where it needs none."""
-    if not draws_bits(o, x):
-        return None
-    return Draws(clock.key(whole.options.seed, x), path, origin, plan.shape)
 
 
 def given_up(work: Work) -> dict[str, Array]:

@@ -71,27 +71,25 @@ def step_key(seed: int, t: Any) -> Any:
 
 
 class Draws(NamedTuple):
-    """Where the random bits of one tensor come from."""
+    """Which random bits one tensor gets."""
 
-    key: Any  # of the step: an int, or an int32 array of shape (1,)
     path: str
     offset: Shape  # where the local part starts in the whole tensor
     shape: Shape  # of the whole tensor
 
-    def tensor_key(self, stream: int) -> Any:
-        words = (crc32(self.path.encode()), stream)
-        key = self.key
-        for word in words:
+    def tensor_key(self, key: Any, stream: int) -> Any:
+        """`key`: of the step, an int, or an int32 array of shape (1,)."""
+        for word in (crc32(self.path.encode()), stream):
             key = fold(key, word if isinstance(key, int) else signed(word))
         return key
 
-    def bits(self, x: Array, at: Sequence[int], stream: int) -> Array:
+    def bits(self, key: Any, x: Array, at: Sequence[int], stream: int) -> Array:
         """int32 random bits in the shape of `x`, a block that starts `at` in the local part."""
         xp, place = namespace(x), device(x)
         sizes, starts, whole = [*x.shape] or [1], [*at] or [0], [*self.shape] or [1]
         starts = [a + b for a, b in zip(starts, self.offset or (0,), strict=True)]
         rank = len(sizes)
-        key = self.tensor_key(stream)
+        key = self.tensor_key(key, stream)
 
         def along(axis: int, stride: int) -> Array:
             stop = starts[axis] + sizes[axis]
@@ -182,8 +180,8 @@ def stochastic_round(
             f"a part of shape {local} at offset {start} does not fit into a tensor of shape "
             f"{whole}. Give the start and the whole shape, an int per axis."
         )
-    draws = Draws(step_key(seed, t), path, start, whole)
-    return to_grid(xp, x, dtype, draws.bits(x, (0,) * len(local), stream))
+    e = Draws(path, start, whole).bits(step_key(seed, t), x, (0,) * len(local), stream)
+    return to_grid(xp, x, dtype, e)
 
 
 # int8 buffers: one scale per BLOCK entries of the last axis.

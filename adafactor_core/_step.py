@@ -132,7 +132,9 @@ def _run(
     groups, fine = execute(works, (*passes, ArrayPasses()), sharding.reduce if sharding else None)
     if counts(config):
         for w in works:
-            w.new = w.new._replace(skipped=w.put("skipped", counted(w.moments.skipped, w.fine)))
+            fine_here = w.fine is None or w.fine
+            skips = counted(w.moments.skipped, fine_here)
+            w.new = w.new._replace(skipped=w.put("skipped", skips))
     metrics = None
     if config.telemetry:
         told = {id(w): m for p, ws in groups for w, m in zip(ws, p.metrics(ws), strict=True)}

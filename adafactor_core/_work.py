@@ -67,7 +67,8 @@ class Work:
     whole: Whole
     writable: bool  # the library takes out[block] = value
     into: dict[str, Array]  # arrays to write results to, by slot name or "result"
-    draws: Draws | None = None  # where random bits come from, if any are needed
+    draws: Draws | None = None  # which random bits the tensor gets, if any are needed
+    key: Any = None  # of this step's random bits
     prescale: float = 1.0
 
     partials: dict[str, Partial] = field(default_factory=dict)
@@ -75,7 +76,7 @@ class Work:
     q: Any = None  # 1/sqrt(C), times the gain of gradients where that `folds`
     measured: bool = False
     peak: Any = None  # mean of a full V that has not been stored yet
-    fine: Any = None  # whether this tensor is finite: a bool, or an array of one
+    fine: Any = None  # whether this tensor is finite: a bool or an array of one; None: it is
     before: Any = 1.0  # factors of U, of its average, and of X: see factors() in _formulas.py
     after: Any = 1.0
     decay: Any = 0.0
@@ -143,9 +144,14 @@ class Work:
         """A scalar of the whole step, for use with this tensor."""
         return None if value is None else move(value, self.param, self.dtype)
 
-    def again(self, grad: Array, rates: Rates, whole: Whole, draws: Draws | None) -> None:
+    def bits(self, x: Array, at: Shape, stream: int) -> Array:
+        """Random bits for `x`, a block that starts `at`."""
+        assert self.draws is not None
+        return self.draws.bits(self.key, x, at, stream)
+
+    def again(self, grad: Array, rates: Rates, whole: Whole, key: Any) -> None:
         """Readies the record for the next step of an in-place optimizer, whose arrays stay."""
-        self.grad, self.rates, self.whole, self.draws = grad, rates, whole, draws
+        self.grad, self.rates, self.whole, self.key = grad, rates, whole, key
         self.partials, self.measured, self.peak, self.fine = {}, False, None, None
         self.new, self.result = NO_MOMENTS, None
 

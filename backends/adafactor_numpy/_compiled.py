@@ -103,8 +103,6 @@ class CompiledPasses:
         kernel("judge")(table.items, table.peaks, table.x2, table.u2, limit, not table.factored,
                         table.fine, 0, len(table))  # fmt: skip
         odd = np.flatnonzero(~table.fine)
-        for w in table:
-            w.fine = True
         for t in odd:
             table[t].fine = False
         return len(odd)
@@ -292,9 +290,8 @@ class Table(list[Work]):
         self.nums[:, k.GAIN] = 1.0 if gain is None else gain  # clipping comes later
         if rates.beta1 is not None:
             self.nums[:, k.BETA1] = rates.beta1
-        draws = self[0].draws
-        if draws is not None and self.rounds == "stochastic":
-            named = fold(signed(draws.key), self.names)
+        if self.rounds == "stochastic":
+            named = fold(signed(self[0].key), self.names)
             self.keys[:] = fold(named, PARAMETER).view(np.uint32)
 
     def each_item(self, name: str, *arguments: Any, backwards: bool = False) -> None:

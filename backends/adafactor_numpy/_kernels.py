@@ -151,10 +151,12 @@ def _store_at_random_overload(a, i, value, e):
         def bfloat16(a, i, value, e):
             bits = np.float32(value).view(np.uint32)
             size = np.uint32(bits & np.uint32(0x7FFFFFFF))
-            drawn = np.uint16(np.uint32(bits + np.uint32(e >> np.uint32(16))) >> np.uint32(16))
-            _store(a, i, value)
-            if size <= np.uint32(0x7F7F0000):
-                a[i] = drawn
+            odd = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
+            drawn = np.uint32(e >> np.uint32(16))
+            add = drawn if size <= np.uint32(0x7F7F0000) else np.uint32(np.uint32(0x7FFF) + odd)
+            rounded = np.uint32(np.uint32(bits + add) >> np.uint32(16))
+            quiet = np.uint32((bits >> np.uint32(16)) | np.uint32(0x40))
+            a[i] = np.uint16(quiet if size > np.uint32(0x7F800000) else rounded)
 
         return bfloat16
     if a.dtype == types.int16:

@@ -29,7 +29,7 @@ from adafactor_core._factoring import small_unit
 from adafactor_core._order import Group, arrange, run
 from adafactor_core._prepare import check_counters, given_up, make_work, own_rates, planned
 from adafactor_core._schedules import Clock
-from adafactor_core._state import check, counts, draws_bits, slots
+from adafactor_core._state import NO_MOMENTS, check, counts, draws_bits, slots
 from adafactor_core._tree import Leaves, Tree, check_grad, check_writable, flatten, matching
 from adafactor_core._tree import unflatten as nested
 from adafactor_core._work import Whole
@@ -168,14 +168,14 @@ class Adafactor:
                 check_grad(work.xp, work.param, g, work.path)
             check_writable(work.param, work.path)
             kinds.append((g.dtype, g.flags.c_contiguous, g.flags.aligned))
+        lags = self._moments if self._skipped else [NO_MOMENTS] * len(works)
         known = [
             own_rates(clock, whole, w.options, w.param, w.width, m)
-            for w, m in zip(works, self._moments, strict=True)
+            for w, m in zip(works, lags, strict=True)
         ]
         key = clock.key(whole.options.seed, None) if self._draws else None
         for work, g, r in zip(works, found, known, strict=True):
-            draws = work.draws and work.draws._replace(key=key)
-            work.again(g, r, whole, draws)
+            work.again(g, r, whole, key)
         arranged = self._arrangement(works, tuple(kinds))
         odd = sum(run(together, None) for together in arranged)
         if odd and counts(self._config):
