@@ -17,6 +17,7 @@ from ._numerics import (
     at_most,
     choose,
     device,
+    dtype_name,
     move,
     namespace,
     on_host,
@@ -66,16 +67,18 @@ def share_of_norm(w: Work) -> Array:
 
 
 def gathered(values: Sequence[Any]) -> Any:
-    """The sum of numbers and 0-D arrays, on the device of the first array; 0 of nothing."""
-    arrays = [v for v in values if not isinstance(v, int | float)]
+    """The sum of numbers and arrays of one element: a number if all are on the host, else a 0-D
+    array on the device of one of them, in the widest dtype among them."""
+    arrays = [v for v in values if not on_host(v)]
+    total: Any = math.fsum(
+        float(v.item() if hasattr(v, "item") else v) for v in values if on_host(v)
+    )
     if not arrays:
-        return math.fsum(values)
-    first = arrays[0]
-    total: Any = sum(v for v in values if isinstance(v, int | float))
+        return total
+    like = next((v for v in arrays if dtype_name(v) == "float64"), arrays[0])
     for value in arrays:
-        flat = namespace(value).reshape(value, ())
-        total = total + move(flat, first, first.dtype)
-    return float(total) if on_host(total) else total
+        total = total + move(namespace(value).reshape(value, ()), like, like.dtype)
+    return total
 
 
 def clip_globally(whole: Whole, squares: Any) -> None:

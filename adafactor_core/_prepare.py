@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from operator import le
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import array_api_compat as compat
 
@@ -138,7 +138,11 @@ def origins(leaves: Leaves, config: Config, sharding: Sharding | None) -> Sequen
     if sharding is None:
         return start
     if sharding.offsets is not None:
-        return [tuple(at) for at in matching(leaves, sharding.offsets, "sharding.offsets")]
+        offsets = matching(leaves, sharding.offsets, "sharding.offsets")
+        shapes = matching(leaves, sharding.shapes, "sharding.shapes")
+        for path, x, at, shape in zip(leaves.paths, leaves.arrays, offsets, shapes, strict=True):
+            _check_offset(path, tuple(x.shape), at, tuple(shape))
+        return [tuple(at) for at in offsets]
     options = resolve(config, leaves.paths)
     for path, x, o in zip(leaves.paths, leaves.arrays, options, strict=True):
         if draws_bits(o, x):
@@ -148,6 +152,17 @@ def origins(leaves: Leaves, config: Config, sharding: Sharding | None) -> Sequen
                 f"a tuple of ints per tensor."
             )
     return start
+
+
+def _check_offset(path: str, local: Shape, at: Any, whole: Shape) -> None:
+    ints = isinstance(at, tuple | list) and all(isinstance(n, int) for n in at)
+    fits = ints and len(at) == len(local)
+    if not fits or any(o < 0 or o + n > m for o, n, m in zip(at, local, whole, strict=True)):
+        raise ShapeError(
+            f"tensor {path!r}: the local part of shape {local} cannot start at {at!r} in the whole "
+            f"of shape {whole}. Give the index of its first element, a tuple of ints, in "
+            f"Sharding.offsets."
+        )
 
 
 def planned(

@@ -48,7 +48,7 @@ def init(params: Tree, config: Config | None = None, *, sharding: Sharding | Non
     return State(
         step,
         unflatten(leaves, moments),
-        step * 0 if counts(config) else None,
+        _next(step, False) if counts(config) else None,
         unflatten(leaves, metrics) if config.telemetry else None,
     )
 

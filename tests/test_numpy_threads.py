@@ -159,3 +159,10 @@ def test_the_order_of_compilation_does_not_change_the_numbers(first, tmp_path):
                 assert np.allclose(statistic, scale**2 + 1e-30, rtol=1e-5, atol=0), statistic
     """
     run(code, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_kernels_from_the_cache_give_the_bits_of_those_just_compiled(tmp_path):
+    """A helper that is not inlined exists twice, and adds up in another order each time."""
+    code = "import hashlib; print(hashlib.sha256(train(7)).hexdigest())"
+    cold, warm = (run(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert cold == warm

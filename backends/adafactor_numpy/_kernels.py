@@ -34,7 +34,7 @@ def inlined(function):
     fastmath=False is not idle: left out, Numba hands down the flags of whichever caller happens to
     compile the helper first, and caches the result for all of them.
     """
-    return njit(function, error_model="numpy", fastmath=False)
+    return njit(function, error_model="numpy", fastmath=False, forceinline=True)
 
 
 def summing(function):
@@ -42,8 +42,13 @@ def summing(function):
 
     Nothing is assumed about NaN or infinity. Products may be reordered as well, so those whose
     order matters are left to `inlined` helpers.
+
+    Both kinds are inlined by force. A helper that stays a function exists twice: as compiled on
+    its own and as optimised with each kernel, and which of the two runs depends on whether the
+    kernel came from the cache. They add in different orders, so bits would depend on it too.
     """
-    return njit(function, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
+    flags = {"reassoc", "nsz", "contract"}
+    return njit(function, error_model="numpy", fastmath=flags, forceinline=True)
 
 
 @intrinsic

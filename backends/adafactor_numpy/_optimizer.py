@@ -26,6 +26,8 @@ from adafactor_core import (
 from adafactor_core._config import as_config
 from adafactor_core._decisions import unscaling
 from adafactor_core._factoring import small_unit
+from adafactor_core._metrics import no_metrics
+from adafactor_core._numerics import wide_dtype
 from adafactor_core._order import Group, arrange, run
 from adafactor_core._prepare import check_counters, given_up, make_work, own_rates, planned
 from adafactor_core._schedules import Clock
@@ -141,7 +143,10 @@ class Adafactor:
         if not self._config.telemetry:
             raise StateError("there are no metrics without telemetry. Use telemetry=True.")
         if not self._works:
-            return init(self._params, self._config).metrics
+            arrays = self._leaves.arrays
+            return nested(
+                self._leaves, [no_metrics(_namespace(), x, wide_dtype(np, x)) for x in arrays]
+            )
         groups = [group for together in self._last for group in together]
         told = {w.path: m for p, ws in groups for w, m in zip(ws, p.metrics(ws), strict=True)}
         return nested(self._leaves, [told[path] for path in self._leaves.paths])
@@ -177,15 +182,18 @@ class Adafactor:
         for work, g, r in zip(works, found, known, strict=True):
             work.again(g, r, whole, key)
         arranged = self._arrangement(works, tuple(kinds))
-        odd = sum(run(together, None) for together in arranged)
+        self._works = works
+        try:
+            odd = sum(run(together, None) for together in arranged)
+        finally:
+            for work in works:
+                work.grad = None  # keeps no gradient alive
         if odd and counts(self._config):
             self._skipped += 1
             for work in works:
                 if work.fine is False:
                     work.moments.skipped[...] += 1  # type: ignore[index]
-        for work in works:
-            work.grad = None  # keeps no gradient alive
-        self._works, self._last = works, arranged
+        self._last = arranged
         self._step += whole.fine is not False
 
     def _start(self, grads: list[Any], clock: Clock, whole: Whole) -> list[Work]:
