@@ -100,12 +100,12 @@ class CompiledPasses:
     def judge(self, works: Sequence[Work]) -> Any:
         table = _table(works)
         limit = LARGEST[table[0].width] * MARGIN
-        kernel("judge")(table.items, table.peaks, table.x2, table.u2, limit, not table.factored,
-                        table.fine, 0, len(table))  # fmt: skip
-        odd = np.flatnonzero(~table.fine)
-        for t in odd:
-            table[t].fine = False
-        return len(odd)
+        sums = (table.items, table.peaks, table.x2, table.u2)
+        odd = kernel("judge")(*sums, limit, not table.factored, table.fine)
+        if odd:
+            for t in np.flatnonzero(~table.fine):
+                table[t].fine = False
+        return odd
 
     def scale(self, works: Sequence[Work]) -> None:
         table = _table(works)
@@ -129,9 +129,7 @@ class CompiledPasses:
         keeps = some if table.rounds == "kahan" else None
         how = (table.keys, table.fine, *table.tags, table.momentum_tag, averages, draws, keeps)
         if table.factored:
-            table.each_item("apply", table.p, table.q, *table.factors, *how)
-            if table.whole.guarded:
-                table.each_tensor("commit", table.fine)
+            table.each_item("apply", table.p, table.q, *table.factors, *how, table.whole.guarded)
         else:
             table.each_item("apply_full", *table.factors, *how, None if table.stores else some)
         table.finish()

@@ -474,26 +474,26 @@ def advance(ints, addr, nums, outer, inner, p, q, peak, start, stop):
         _factor_run(q[ints[t, N_Q] : ints[t, N_Q] + cols], state, gain, after, tiny)
 
 
-def judge(items, peaks, x2, u2, limit, per_item, fine, start, stop):
-    """Which of the tensors `start..stop` are finite: find_odd of adafactor_core._decisions."""
-    for t in range(start, stop):
-        fine[t] = True
+def judge(items, peaks, x2, u2, limit, per_item, fine):
+    """Which tensors are finite: find_odd of adafactor_core._decisions. Returns how many are not."""
+    fine[:] = True
+    odd = 0
     for i in range(items.shape[0]):
         t = items[i, TENSOR]
-        if start <= t < stop:
-            peak = peaks[i] if per_item else peaks[t]
-            if not (x2[i] <= limit and u2[i] <= limit and peak < np.inf):
-                fine[t] = False
+        peak = peaks[i] if per_item else peaks[t]
+        if fine[t] and not (x2[i] <= limit and u2[i] <= limit and peak < np.inf):
+            fine[t] = False
+            odd += 1
+    return odd
 
 
-def commit(ints, addr, nums, fine, start, stop):
-    """Puts the averages of the tensors that move in the place of the old ones."""
-    for t in range(start, stop):
-        if fine[t]:
-            rows = ints[t, N_A] * ints[t, N_R] * ints[t, N_B] * ints[t, N_D]
-            _view(addr[t, OUTER], rows, nums)[:] = _view(addr[t, NEW_OUTER], rows, nums)
-            cols = ints[t, N_COL]
-            _view(addr[t, INNER], cols, nums)[:] = _view(addr[t, NEW_INNER], cols, nums)
+@inlined
+def _commit(ints, addr, nums, t):
+    """Puts the new averages in the place of the old ones."""
+    rows = ints[t, N_A] * ints[t, N_R] * ints[t, N_B] * ints[t, N_D]
+    _view(addr[t, OUTER], rows, nums)[:] = _view(addr[t, NEW_OUTER], rows, nums)
+    cols = ints[t, N_COL]
+    _view(addr[t, INNER], cols, nums)[:] = _view(addr[t, NEW_INNER], cols, nums)
 
 
 def measure(ints, addr, nums, items, p, q, u2, g_tag, start, stop):
@@ -526,9 +526,11 @@ def measure(ints, addr, nums, items, p, q, u2, g_tag, start, stop):
 
 def apply(
     ints, addr, nums, items, p, q, before, after, decay, keys, fine, x_tag, g_tag, m_tag,
-    averages, draws, keeps, start, stop,
+    averages, draws, keeps, waits, start, stop,
 ):  # fmt: skip
     """X <- round(X + D), with the momentum of updates if `averages` is not None.
+
+    `waits`: the new R and C are not in their place yet.
 
     `draws` not None: at random, from `keys`. `keeps` not None: with what rounding left over.
 
@@ -540,6 +542,8 @@ def apply(
         t, a, j0, j1 = items[i, TENSOR], items[i, SLICE], items[i, J0], items[i, J1]
         if not fine[t]:
             continue
+        if waits and j0 == 0 and a == 0 and items[i, R0] == 0:
+            _commit(ints, addr, nums, t)
         r_count, b_count, c_count = ints[t, N_R], ints[t, N_B], ints[t, N_C]
         d_count = ints[t, N_D]
         length = b_count * c_count * d_count

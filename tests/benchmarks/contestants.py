@@ -64,21 +64,23 @@ def _floor_torch(problem: Problem) -> Contestant:
     return Contestant(step, lambda: params)
 
 
-def _config(problem: Problem) -> Any:
+def _config(problem: Problem, **options: Any) -> Any:
     """The paper's defaults: relative step, parameter scale, clipping."""
     import adafactor_core as af
 
-    return af.Config(beta1=problem.beta1, max_scratch_bytes=problem.max_scratch_bytes)
+    bound = problem.max_scratch_bytes
+    return af.Config(beta1=problem.beta1, max_scratch_bytes=bound, **options)
 
 
-def _in_place(compiled: bool) -> Callable[[Problem], Contestant]:
+def _in_place(compiled: bool, **options: Any) -> Callable[[Problem], Contestant]:
     def build(problem: Problem) -> Contestant:
         from adafactor_numpy import Adafactor
 
         if compiled:
             import numba  # noqa: F401  # absent: ImportError, and the row is skipped
         params, grads = problem.params(), problem.grads
-        optimizer = Adafactor(params, _config(problem), compiled=compiled)
+        config = _config(problem, **options)
+        optimizer = Adafactor(params, config, compiled=compiled)
         return Contestant(lambda: optimizer.step(grads), lambda: params)
 
     return build
@@ -135,12 +137,33 @@ def _core_jax(problem: Problem) -> Contestant:
     return jitted(problem, lambda params: af.init(params, config), step)
 
 
+_WATCHED = {"telemetry": True}
+
 # name: entry
 OURS = {
     "floor-numpy": Entry("floor: NumPy p -= g", "floor", False, _floor_numpy),
     "floor-torch": Entry("floor: torch p.sub_(g)", "floor", False, _floor_torch),
     "compiled": Entry("adafactor_numpy, compiled", "ours", True, _in_place(True)),
     "plain": Entry("adafactor_numpy, plain NumPy", "ours", True, _in_place(False)),
+    **{
+        name: Entry(f"compiled, {label}", "ours", True, _in_place(True, **options))
+        for name, (label, options) in {
+            "told": ("telemetry", {"telemetry": True}),
+            "skip-tensor": ("skip_tensor, telemetry", _WATCHED | {"nonfinite": "skip_tensor"}),
+            "skip-step": ("skip_step, telemetry", _WATCHED | {"nonfinite": "skip_step"}),
+            # So large a norm never acts: the numbers stay comparable.
+            "normed": (
+                "the same and max_grad_norm",
+                _WATCHED
+                | {
+                    "nonfinite": "skip_step",
+                    "max_grad_norm": 1e6,
+                },
+            ),
+            "stochastic": ("rounding='stochastic'", {"rounding": "stochastic"}),
+            "kahan": ("rounding='kahan'", {"rounding": "kahan"}),
+        }.items()
+    },
     "core-numpy": Entry("af.step, NumPy", "ours", True, _core_numpy),
     "core-torch": Entry("af.step, torch", "ours", True, _core_torch),
     "core-jax": Entry("af.step, JAX jit", "ours", True, _core_jax),

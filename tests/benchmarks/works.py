@@ -38,6 +38,7 @@ class Race:
     repeats: int = 30
 
 
+_WATCHERS = ("told", "skip-tensor", "skip-step", "normed")
 _OURS = ("compiled", "plain", "core-numpy", "core-torch", "core-jax")
 _BIG = (*FLOORS, *_OURS, *ADAFACTORS, "optax", "adamw-fused")
 _BIG_TARGETS = (
@@ -65,6 +66,32 @@ RACES: dict[str, Race] = {
         Problem(LARGE, "bfloat16"),
         ("floor-torch", "compiled", "plain", *ADAFACTORS, "adamw-fused"),
     ),
+    **{
+        name: Race(
+            f"what watching costs: {title}",
+            Problem(shapes),
+            ("compiled", *_WATCHERS),
+            tuple(Target(w, ("compiled",), "the step without", limit=1.03) for w in _WATCHERS),
+            inner=inner,
+        )
+        for name, title, shapes, inner in (
+            ("watched", "one 4096x4096 float32 tensor", LARGE, 1),
+            ("watched-small", "120 small float32 tensors", SMALL, 10),
+        )
+    },
+    **{
+        name: Race(
+            f"what rounding costs: {title}",
+            Problem(shapes, "bfloat16"),
+            ("compiled", "stochastic", "kahan"),
+            (Target("stochastic", ("compiled",), "nearest rounding", limit=1.15),),
+            inner=inner,
+        )
+        for name, title, shapes, inner in (
+            ("rounding", "one 4096x4096 bfloat16 tensor", LARGE, 1),
+            ("rounding-small", "120 small bfloat16 tensors", SMALL, 10),
+        )
+    },
     "momentum": Race(
         "one 4096x4096 float32 tensor, momentum on (beta1=0.9)",
         Problem(LARGE, beta1=0.9),
