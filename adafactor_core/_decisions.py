@@ -70,9 +70,10 @@ def gathered(values: Sequence[Any]) -> Any:
     """The sum of numbers and arrays of one element: a number if all are on the host, else a 0-D
     array on the device of one of them, in the widest dtype among them."""
     arrays = [v for v in values if not on_host(v)]
-    total: Any = math.fsum(
-        float(v.item() if hasattr(v, "item") else v) for v in values if on_host(v)
-    )
+    total: Any = 0.0
+    for value in values:
+        if on_host(value):
+            total += float(value.item() if hasattr(value, "item") else value)
     if not arrays:
         return total
     like = next((v for v in arrays if dtype_name(v) == "float64"), arrays[0])

@@ -16,6 +16,7 @@ from ._numerics import (
     at_most,
     device,
     dtype_name,
+    exposed,
     square_root,
     wide,
 )
@@ -31,6 +32,7 @@ def moved(old: Array, new: Array, b: Any) -> Array:
 
 
 def floored(w: Work, statistic: Array, after: float) -> Array:
+    """`statistic + after`, but at least the smallest normal number, whose root is not 0."""
     if after >= TINY[w.width]:
         return statistic + after
     return at_least(statistic + after if after else statistic, TINY[w.width])
@@ -74,8 +76,10 @@ def direction(w: Work, z: Array, p: Any, q: Any, v: Array, times: Any = None) ->
         return u
     after = w.eps1 if w.options.eps1_mode == "stats" else 0.0
     safe = w.options.eps1_mode == "grad_sq" and w.eps1 > 1e6 * TINY[w.width]
-    root = square_root(v if safe else floored(w, v, after))
-    u = z * at_most(1.0 / root, highest) if clamp else z / root
+    v = v if safe else floored(w, v, after)
+    # Not 1/sqrt(v): that is 0, and nothing would be seen, where squares have overflowed.
+    thin = square_root(v) / v
+    u = z * (at_most(thin, highest) if clamp else thin)
     return u if times is None else u * times
 
 
@@ -169,7 +173,7 @@ def clip_factor(o: Config, u2: Any) -> Any:
     """1/max(1, RMS(U)/d); `u2`: the mean square of U, idle without clip_threshold."""
     if o.clip_threshold is None:
         return 1.0
-    return 1.0 / at_least(square_root(u2) * (1.0 / o.clip_threshold), 1.0)
+    return 1.0 / at_least(square_root(exposed(u2)) * (1.0 / o.clip_threshold), 1.0)
 
 
 def factors(o: Config, r: Rates, x2: Any, u2: Any) -> tuple[Any, Any, Any]:

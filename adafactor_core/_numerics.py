@@ -112,6 +112,11 @@ def at_most(x: Any, high: Any) -> Any:
     return choose(x > high, high, x)
 
 
+def exposed(x: Any) -> Any:
+    """`x`, with NaN for infinity: dividing by an overflowed statistic would hide it in a 0."""
+    return choose(x < math.inf, x, math.nan)
+
+
 def square_root(x: Any) -> Any:
     """Of a Python number or an array."""
     return math.sqrt(x) if type(x) in (float, int) else namespace(x).sqrt(x)

@@ -20,7 +20,17 @@ from ._formulas import (
     rounded,
     source,
 )
-from ._numerics import Array, Shape, at_least, choose, square_root, sum_squares_to, sum_to, wide
+from ._numerics import (
+    Array,
+    Shape,
+    at_least,
+    choose,
+    exposed,
+    square_root,
+    sum_squares_to,
+    sum_to,
+    wide,
+)
 from ._streaming import HERE, Blocks, sweep
 from ._work import Partial, Work
 
@@ -129,8 +139,8 @@ def advance(w: Work) -> None:
     if w.options.eps1_mode == "clamp":
         mean = at_least(mean, eps)
     # Three roots, not sqrt(mean/row): with a dead row at 1e-30 that quotient overflows.
-    w.p = square_root(mean) / square_root(floored(w, row, after))  # (m, 1)
-    root = square_root(floored(w, col, after))
+    w.p = square_root(mean) / square_root(exposed(floored(w, row, after)))  # (m, 1)
+    root = square_root(exposed(floored(w, col, after)))
     w.q = (1.0 if gain is None or not w.folds else gain) / root  # (1, n)
     w.new = w.new._replace(row=row, col=col)
 

@@ -216,7 +216,9 @@ def _moved(old, new, b):
 
 @inlined
 def _root(x, tiny):
-    return np.sqrt(tiny if x < tiny else x)  # not max(): that may drop a NaN
+    root = np.sqrt(tiny if x < tiny else x)  # not max(): that may drop a NaN
+    # Dividing by an overflowed statistic would hide it in a 0.
+    return root if root < np.inf else root - root
 
 
 @inlined
