@@ -46,28 +46,48 @@ class Recorder:
         return getattr(self._xp, name)
 
 
-def test_the_functions_that_embedding_lists_are_the_ones_used(monkeypatch):
+PLAIN = [
+    {"beta1": 0.9, "weight_decay": 0.1, "max_parameter_scale": 1.0, "beta2_cap": 0.9},
+    {"beta1": 0.9, "momentum_arithmetic": "weak", "decay_type": "adam"},
+    {"decay_type": "adam", "decay_rate": lambda t: 0 * t + 0.9},
+    {"eps1_mode": "clamp", "factored": False, "lr": 0.1, "decay_offset": 3},
+    {"step_size": af.RelativeStep(warmup_init=True), "max_scratch_bytes": 1024},
+    {"max_grad_norm": 1.0},
+]
+MORE = [
+    {"nonfinite": "skip_tensor", "telemetry": True, "max_grad_norm": 1.0},
+    {"nonfinite": "skip_step", "beta1": 0.9, "momentum_dtype": "int8", "telemetry": True},
+    {"beta1": 0.9, "momentum_dtype": "int8", "momentum_rounding": "stochastic"},
+]
+
+
+@pytest.mark.parametrize(
+    ("list_", "options"), [("functions", PLAIN), ("more functions", PLAIN + MORE)]
+)
+def test_the_functions_that_embedding_lists_are_the_ones_used(list_, options, monkeypatch):
     xp = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
     seen = set()
     kind = type(xp.ones(1))
     monkeypatch.setitem(_numerics._namespaces, kind, Recorder(xp, seen))
     monkeypatch.setattr(_numerics, "sums_run", lambda _: False)  # what NumPy alone gets
-    options = [
-        {"beta1": 0.9, "weight_decay": 0.1, "max_parameter_scale": 1.0, "beta2_cap": 0.9},
-        {"beta1": 0.9, "momentum_arithmetic": "weak", "decay_type": "adam"},
-        {"decay_type": "adam", "decay_rate": lambda t: 0 * t + 0.9},
-        {"eps1_mode": "clamp", "factored": False, "lr": 0.1, "decay_offset": 3},
-        {"step_size": af.RelativeStep(warmup_init=True), "max_scratch_bytes": 1024},
-    ]
     for o in options:
         config = af.Config(**o)
-        params = {"w": xp.ones((40, 30)), "b": xp.ones((7,)), "s": xp.ones(())}
+        params = {"w": xp.ones((40, 150)), "b": xp.ones((7,)), "s": xp.ones(())}
         params = {n: xp.astype(x, xp.float32) for n, x in params.items()}
         params["wide"] = xp.ones((4, 5), dtype=xp.float64)
-        af.step(params, params, af.init(params, config), config)
-    text = re.search(r"<!-- functions -->\n(.*?)\n<!--", (DOCS / "embedding.md").read_text(), re.S)
-    listed = {name for part in re.findall(r"`([^`]*)`", text[1]) for name in part.split()}
-    assert seen - {"__name__"} == listed
+        grads = {n: x * 0.1 for n, x in params.items()}
+        _, state = af.step(params, grads, af.init(params, config), config)
+        af.update(grads, state, params, config)
+        if config.telemetry:
+            af.metrics(state)
+    if list_ != "functions":
+        for dtype in ("bfloat16", "float16"):
+            af.stochastic_round(params["w"], dtype)
+    page, listed = (DOCS / "embedding.md").read_text(), set()
+    for name in ["functions", list_]:
+        text = re.search(rf"<!-- {name} -->\n(.*?)\n<!--", page, re.S)[1]
+        listed |= {name for part in re.findall(r"`([^`]*)`", text) for name in part.split()}
+    assert seen - {"__name__"} == listed - set("^&") - {">>"}
 
 
 def test_generated_pages_are_up_to_date():
