@@ -116,8 +116,12 @@ def decide(whole: Whole, odd: Any, works: Sequence[Work]) -> None:
         whole.fine = bool(odd == 0) if on_host(odd) else odd == 0
 
 
+def _settled(fine: Any) -> bool:
+    return fine if isinstance(fine, bool) else bool(namespace(fine).reshape(fine, ()))
+
+
 def _names(works: Sequence[Work]) -> str:
-    culprits = [w for w in works if w.fine is not None and not bool(w.fine)]
+    culprits = [w for w in works if w.fine is not None and not _settled(w.fine)]
     shown = ", ".join(
         f"{w.path!r} of shape {tuple(w.layout.shape)} and dtype {w.param.dtype}"
         for w in culprits[:5]

@@ -92,9 +92,10 @@ class Draws(NamedTuple):
         key = self.tensor_key(key, stream)
 
         def along(axis: int, stride: int) -> Array:
-            stop = starts[axis] + sizes[axis]
-            steps = xp.arange(starts[axis], stop, dtype=xp.int32, device=place) * signed(stride)
-            return xp.reshape(steps, tuple(-1 if a == axis else 1 for a in range(rank)))
+            # The start is added afterwards: int32 wraps, an arange beyond 2**31 is an error.
+            steps = xp.arange(sizes[axis], dtype=xp.int32, device=place) + signed(starts[axis])
+            shape = tuple(-1 if a == axis else 1 for a in range(rank))
+            return xp.reshape(steps * signed(stride), shape)
 
         if rank == 1:
             row = fold(key, 0)
@@ -221,8 +222,9 @@ def quantised(xp: Namespace, m: Array, e: Array | None, tiny: float) -> tuple[Ar
         steps = xp.round(steps)
     else:
         steps = xp.floor(steps + xp.astype(_shifted(e, 16), m.dtype) * 2.0**-16)
-    # Above 127 by rounding of the quotient, or by a draw.
+    # Above 127 by rounding of the quotient, or by a draw. NaN stays in the scale: int8 has none.
     steps = at_least(at_most(steps, 127.0), -127.0)
+    steps = xp.where(steps == steps, steps, 0.0)
     return steps, xp.reshape(scale, scale_shape(shape))
 
 

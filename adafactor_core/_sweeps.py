@@ -206,12 +206,9 @@ def apply(w: Work, over: Blocks | None) -> None:
         buffer = Buffer(m, s, at)
         z, kept = source(w, g, buffer)
         sums = []
-        if tells:
-            u = direction(w, z, p, q, v)
-            sums = [sum_squares_to(xp, u, to_clip)]
-            d = u * before
-        else:
-            d = direction(w, z, p, q, v, before)
+        if tells:  # not U * before for D: telemetry must not change a bit
+            sums = [sum_squares_to(xp, direction(w, z, p, q, v), to_clip)]
+        d = direction(w, z, p, q, v, before)
         if averages:
             used, kept = averaged(w, buffer, d)
             d = used * after

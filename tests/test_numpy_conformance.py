@@ -1,9 +1,12 @@
 """The in-place optimizer, plain and compiled, judged by the conformance kit."""
 
+import warnings
+
 import numpy as np
 import optree
 import pytest
 
+import adafactor_core as af
 from adafactor_core import conformance as kit
 from adafactor_numpy import Adafactor
 
@@ -28,14 +31,19 @@ class InPlace:
         self.lacks = self.core.lacks
 
     def trajectory(self, case, dtype):
-        case, after, moments = case.at(dtype), [], []
+        case, after, moments, steps, skipped = case.at(dtype), [], [], [], []
         params = optree.tree_map(np.array, self.core.arrays(case.params, dtype))
-        optimizer = Adafactor(params, self.core.config(case), compiled=self.compiled)
-        for grads in case.grads:
-            optimizer.step(self.core.arrays(grads, dtype))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", af.LowPrecisionWarning)
+            optimizer = Adafactor(params, self.core.config(case), compiled=self.compiled)
+        for grads, scale in case.attempts():
+            optimizer.step(self.core.arrays(grads, dtype), grad_scale=scale)
             after.append(self.core.numbers(params, dtype))
-            moments.append(self.core.numbers(optimizer.state.moments))
-        return kit.Trajectory(after, moments=moments)
+            state = optimizer.state
+            moments.append(self.core.numbers(state.moments))
+            steps.append(int(state.step))
+            skipped += [] if state.skipped is None else [int(state.skipped)]
+        return kit.Trajectory(after, (), moments, steps, skipped)
 
 
 @pytest.mark.parametrize("dtype", kit.DTYPES)

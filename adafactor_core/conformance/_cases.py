@@ -1,6 +1,6 @@
 """One case: options as plain data, parameters, a gradient per step. Everything else runs cases."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +21,21 @@ SCHEDULES: dict[str, Callable[..., Callable[[Any], Any]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """`options`: what `Config` takes, as JSON can hold it (see `decode`). Arrays: float64 NumPy."""
+    """`options`: what `Config` takes, as JSON can hold it (see `decode`). Arrays: float64 NumPy.
+
+    `grad_scale`: what the gradients of each step are to be divided by; None: never anything.
+    """
 
     name: str
     options: Mapping[str, Any]
     params: Tree
     grads: tuple[Tree, ...]
+    grad_scale: tuple[float | None, ...] | None = None
+
+    def attempts(self) -> Iterator[tuple[Tree, float | None]]:
+        """(gradients, grad_scale) of each step."""
+        scales = self.grad_scale or (None,) * len(self.grads)
+        return zip(self.grads, scales, strict=True)
 
     def at(self, dtype: str) -> "Case":
         """The case with parameters and gradients rounded to `dtype`."""
@@ -43,14 +52,16 @@ class Case:
         before = leaves([self.params, *self.grads])
         after = leaves([rounded.params, *rounded.grads])
         return all(
-            np.isfinite(after[path]).all() and np.array_equal(after[path] != 0, x != 0)
+            np.array_equal(np.isfinite(after[path]), np.isfinite(x))
+            and np.array_equal(after[path] != 0, x != 0)
             for path, x in before.items()
         )
 
     def expected(self, dtype: str) -> _oracle.Trajectory:
         """What the oracle makes of it."""
         rounded = self.at(dtype)
-        return _oracle.run(rounded.params, rounded.grads, decode(self.options), dtype)
+        options = decode(self.options)
+        return _oracle.run(rounded.params, rounded.grads, options, dtype, self.grad_scale)
 
 
 def decode(

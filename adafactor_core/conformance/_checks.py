@@ -1,30 +1,21 @@
 """The checks that any subject can be put to: each takes a Trial and tallies what it compared."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
-from traceback import walk_tb
 
 import numpy as np
 
 from ._cases import Case
 from ._compare import (
-    MismatchError,
     Tally,
-    Tensors,
-    largest_so_far,
-    relative_error,
     require_alike,
-    scaled_error,
 )
-from ._named import Row
-from ._rounding import wide
+from ._each import Check, each
+from ._named_guarded import NAN, SCALES
+from ._rows import Row, per_value
+from ._state_checks import kahan, moments
 from ._trees import leaves, map_leaves
-from ._trial import SIXTEEN_BIT, Trial, all_options
+from ._trial import Trial, all_options
 
-Check = Callable[[Trial], Tally]
-
-SUBNORMAL = 2.0**-126  # below it float32 loses digits, and XLA on CPU flushes to 0
 MATRICES = {"w": (7, 4), "v": (1, 5), "u": (5, 5)}
 TRANSPOSABLE = [
     Row("transpose-auto", {"lr": 0.25, "beta1": 0.5}, MATRICES, "dead"),
@@ -40,21 +31,26 @@ BLOCKED = [
     Row("scratch-full", {"lr": 0.25, "factored": False, "eps1_mode": "stats"}, LARGE),
     Row("scratch-batch", {"lr": 0.25, "batch_axes": [0]}, {"c": (3, 19, 23), "d": (2, 700)}),
     Row("scratch-first", {"lr": 0.25, "factored_dims": [0, 1], "clip_scope": "tensor"}, LARGE),
+    Row("scratch-stochastic", {"lr": 0.25, "rounding": "stochastic", "seed": 5}, LARGE),
+    Row("scratch-kahan", {"lr": 0.25, "rounding": "kahan", "weight_decay": 0.13}, LARGE),
+    *per_value(
+        "scratch-int8",
+        "momentum_rounding",
+        ["nearest", "stochastic"],
+        {"lr": 0.25, "beta1": 0.87654, "momentum_dtype": "int8"},
+        shapes={"d": (2, 300), "e": (301,)},
+        steps=2,
+    ),
+    Row("scratch-norm", {"lr": 0.25, "max_grad_norm": 2.7}, LARGE, "spike", grad_scale=SCALES),
+    *per_value(
+        "scratch",
+        "nonfinite",
+        ["skip_tensor", "skip_step"],
+        {"lr": 0.25, "beta1": 0.5},
+        shapes=LARGE,
+        faults=[(1, "a", 1000, NAN), (3, "b", 1100, NAN)],
+    ),
 ]
-
-
-def each(tally: Tally, cases: Iterable[Case], judge: Callable[[Case], None]) -> Tally:
-    """Judge every case; an exception fails its case and lets the others speak."""
-    for case in cases:
-        try:
-            judge(case)
-        except MismatchError as error:
-            tally.fail(case.name, str(error))
-        except Exception as error:  # the subject is someone else's code: anything may come
-            *_, (frame, number) = walk_tb(error.__traceback__)
-            place = f"{Path(frame.f_code.co_filename).name}:{number}"
-            tally.fail(case.name, f"{type(error).__name__} at {place}: {error}")
-    return tally
 
 
 def golden(trial: Trial) -> Tally:
@@ -76,38 +72,6 @@ def _against_oracle(trial: Trial, cases: list[Case]) -> Tally:
     return each(tally, cases, judge)
 
 
-def moments(trial: Trial) -> Tally:
-    """The state after every step: means entrywise; momentum scaled, and of wide tensors only.
-
-    A 16-bit parameter that fell on the other side of a tie moves alpha, hence the momentum; there
-    `update` looks at it, from the oracle's own parameters.
-    """
-    tally = Tally(trial.tolerance.moments, "relative")
-    floor = SUBNORMAL / tally.tolerance if wide(trial.dtype) == "float32" else 0.0
-
-    def judge(case: Case) -> None:
-        expected = case.expected(trial.dtype).moments
-        actual = trial.actual(case).moments  # empty: it shows no state
-        steps = zip(actual, expected, largest_so_far({}, expected), strict=bool(actual))
-        for step, (ours, theirs, so_far) in enumerate(steps, 1):
-            here, there = _in_use(ours), _in_use(theirs)
-            if here.keys() != there.keys():
-                raise MismatchError(f"slots {sorted(here)}, expected {sorted(there)}")
-            for path, x in there.items():
-                where = f"{case.name} step {step} {path!r}"
-                if not path.endswith("momentum"):
-                    tally.note(where, relative_error(here[path], x, floor))
-                elif trial.dtype not in SIXTEEN_BIT:
-                    tally.note(where, scaled_error(here[path], x, so_far[path]))
-
-    return each(tally, [*trial.named, *trial.drawn], judge)
-
-
-def _in_use(slots: Tensors) -> Tensors:
-    """The slots that hold anything; how a tensor without entries is kept is nobody's concern."""
-    return {path: slot for path, slot in slots.items() if slot.size}
-
-
 def dead(trial: Trial) -> Tally:
     """An entry that never had a gradient stays exactly where it was, unless decay moves it."""
     tally = Tally(0.0, "moved")
@@ -124,6 +88,7 @@ def dead(trial: Trial) -> Tally:
         case
         for case in (*trial.named, *trial.drawn)
         if not any(options.get("weight_decay") for options in all_options(case))
+        and np.all([np.isfinite(x).all() for x in trial.expected(case).params[-1].values()])
     ]
     return each(tally, undecayed, judge)
 
@@ -178,6 +143,7 @@ CHECKS: dict[str, Check] = {
     "golden": golden,
     "drawn": drawn,
     "moments": moments,
+    "kahan": kahan,
     "dead": dead,
     "transpose": transpose,
     "scratch": scratch,

@@ -18,10 +18,13 @@ class MismatchError(AssertionError):
 
 
 def require_alike(actual: Array, expected: Array) -> None:
-    """Raise MismatchError unless shapes agree and `actual` is finite wherever `expected` is."""
+    """Raise MismatchError unless shapes agree, and NaN and infinity are where they should be."""
     if actual.shape != expected.shape:
         raise MismatchError(f"shape {actual.shape}, expected {expected.shape}")
-    if broken := np.argwhere(np.isfinite(expected) & ~np.isfinite(actual)).tolist():
+    there = np.isfinite(expected)
+    same = np.isfinite(actual) == there
+    same &= there | (np.isnan(actual) & np.isnan(expected)) | (actual == expected)
+    if broken := np.argwhere(~same).tolist():
         where = tuple(broken[0])
         raise MismatchError(f"{actual[where]} at {where}, expected {expected[where]}")
 
@@ -41,8 +44,9 @@ def scaled_error(actual: Array, expected: Array, so_far: Array | None = None) ->
     `so_far`: see `largest_so_far`. Where all is 0, `actual` has to be so too.
     """
     require_alike(actual, expected)
-    scale = largest(expected if so_far is None else so_far)
-    difference = largest(actual - expected)
+    there = np.isfinite(expected)
+    scale = largest(expected[there] if so_far is None else so_far)
+    difference = largest(actual[there] - expected[there])
     if difference and not scale:
         raise MismatchError(f"up to {difference:.3g}, expected exactly 0")
     return difference / scale if scale else 0.0
@@ -53,10 +57,15 @@ def largest_so_far(start: Tensors, steps: Sequence[Tensors]) -> Iterator[dict[st
 
     Errors are measured in it, because an entry that shrank keeps the rounding of what it was.
     """
-    so_far = {path: np.abs(x) for path, x in start.items()}
+    so_far = {path: _finite_size(x) for path, x in start.items()}
     for step in steps:
-        so_far = {path: np.maximum(so_far.get(path, 0.0), np.abs(x)) for path, x in step.items()}
+        sizes = {path: _finite_size(x) for path, x in step.items()}
+        so_far = {path: np.maximum(so_far.get(path, 0.0), size) for path, size in sizes.items()}
         yield so_far
+
+
+def _finite_size(x: Array) -> Array:
+    return np.where(np.isfinite(x), np.abs(x), 0.0)
 
 
 def relative_error(actual: Array, expected: Array, floor: float = 0.0) -> float:
@@ -65,7 +74,8 @@ def relative_error(actual: Array, expected: Array, floor: float = 0.0) -> float:
     zero = expected == 0
     if actual[zero].any():
         raise MismatchError(f"up to {largest(actual[zero]):.3g} where 0 is expected")
-    difference, size = (actual - expected)[~zero], np.abs(expected)[~zero]
+    rest = np.isfinite(expected) & ~zero
+    difference, size = actual[rest] - expected[rest], np.abs(expected[rest])
     return largest(difference / np.maximum(size, floor))
 
 
@@ -77,7 +87,9 @@ def ulps(actual: Array, expected: Array, dtype: str, so_far: Array) -> Array:
     """
     require_alike(actual, expected)
     unit = np.maximum(spacing(so_far, dtype), WIDE * largest(so_far))
-    return np.asarray(np.abs(actual - expected) / unit)
+    difference = np.zeros(expected.shape)
+    np.subtract(actual, expected, out=difference, where=np.isfinite(expected))
+    return np.asarray(np.abs(difference) / unit)
 
 
 def largest(x: Array) -> float:

@@ -7,8 +7,8 @@ from zlib import crc32
 import numpy as np
 
 from ._cases import Case
-from ._numbers import fill
-from ._trees import Tree, map_leaves
+from ._numbers import fill, spoil
+from ._trees import Tree, leaves, map_leaves
 
 # What may stand beside each option; drawn independently, then made consistent by `_consistent`.
 CHOICES: dict[str, list[Any]] = {
@@ -40,6 +40,19 @@ CHOICES: dict[str, list[Any]] = {
     "max_scratch_bytes": [None, None, 1024],
     "maximize": [False, False, True],
 }  # fmt: skip
+# Drawn apart from the rest, so that the cases of older seeds stay what they were.
+NEWER: dict[str, list[Any]] = {
+    "rounding": ["nearest", "stochastic", "kahan"],
+    "seed": [0, 1, 2**32 - 1, 2**40 + 3],
+    "momentum_dtype": ["float32", "float32", "bfloat16", "float16", "int8", "int8"],
+    "momentum_arithmetic": ["float32", "float32", "buffer", "weak"],
+    "momentum_rounding": ["nearest", "stochastic"],
+    "nonfinite": ["propagate", "propagate", "skip_tensor", "skip_step"],
+    "max_grad_norm": [None, None, 0.37, 3.7, 1e4],
+    "telemetry": [False, False, True],
+}
+SCALES = [None, 3.0, 1024.0, 0.37]
+HUGE, SILENT = ("huge", "dead-huge"), ("dead", "silent", "sparse", "dead-huge")
 KINDS = ["plain", "plain", "spike", "small", "dead", "silent", "sparse", "falling", "dead-huge",
          "huge", "tiny"]  # fmt: skip
 
@@ -62,7 +75,34 @@ def draw_case(seed: int) -> Case:
         return x * (1 + rng.random(x.shape) / 8)
 
     blurred = tuple(map_leaves(full_width, grad) for grad in grads)
-    return Case(f"drawn-{seed}", options, map_leaves(full_width, params), blurred)
+    case = Case(f"drawn-{seed}", options, map_leaves(full_width, params), blurred)
+    return _newer(case, kind, Random(f"newer {seed}"))
+
+
+def _newer(case: Case, kind: str, random: Random) -> Case:
+    """The case with the options that look at all tensors or round, a loss scale, and faults."""
+    more = {name: random.choice(values) for name, values in NEWER.items()}
+    if more["momentum_dtype"] == "int8" and more["momentum_arithmetic"] == "weak":
+        more["momentum_arithmetic"] = "buffer"  # that pair is an error
+    if kind in HUGE:  # the sum of all squares leaves the range of float32
+        more |= {"max_grad_norm": None, "nonfinite": "propagate"}
+    if kind in (*HUGE, "tiny") and more["momentum_dtype"] == "float16":  # and gradients that of it
+        more["momentum_dtype"] = "bfloat16"
+    scales = None
+    if random.random() < 0.3 and kind not in HUGE:
+        scales = tuple(random.choice(SCALES) for _ in case.grads)
+    chance = {"propagate": 0.25, "skip_tensor": 0.9, "skip_step": 0.9}[more["nonfinite"]]
+    if kind in SILENT and more["nonfinite"] == "propagate":
+        chance = 0.0  # 0 / NaN of an entry without a gradient: 0 or NaN, by the order of factors
+    paths = [path for path, x in leaves(case.params).items() if x.size]
+    faults = []
+    for _ in range(random.choice([1, 2, 3]) if random.random() < chance else 0):
+        path, step = random.choice(paths), random.randrange(len(case.grads))
+        index = random.randrange(leaves(case.params)[path].size)
+        value = random.choice(["nan", "inf", "-inf"]) if more["nonfinite"] != "propagate" else "nan"
+        faults.append((step, path, index, float(value)))
+    params, grads = spoil((case.params, case.grads), faults)
+    return Case(case.name, {**case.options, **more}, params, grads, scales)
 
 
 def _consistent(options: dict[str, Any], rank: int, random: Random) -> None:

@@ -1,40 +1,16 @@
 """The named cases, a table: name, options, shapes, kind of gradient."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-from zlib import crc32
+from . import _named_guarded
+from ._rows import ALL_RANKS, BLOCKS
+from ._rows import Row as Row
+from ._rows import build as build
+from ._rows import per_value as _rows
 
-import numpy as np
-
-from ._cases import Case
-from ._numbers import fill
-from ._trees import Tree
-
-STEPS = 5
-W = {"w": (4, 3)}
 LAYERS = {"w": (2, 4, 3), "b": (2, 4)}  # two stacked layers
-ALL_RANKS = {"s": (), "v": (3,), "w": (4, 3), "c": (2, 3, 2)}
-BLOCKS = {"layers": [{"w": (2, 3), "b": (3,)}, {"w": (3, 2), "b": (2,)}], "head": (4,)}
 RELATIVE = {"cap": 1e-2, "warmup_init": False}
 FALLING = {"schedule": "inverse_sqrt", "peak": 0.5}
 RISING = {"schedule": "linear", "start": 0.5, "slope": 0.0625}
 SHRINKING = {"schedule": "exponential", "start": 0.5, "rate": 0.75}
-
-
-class Row(NamedTuple):
-    """One case before its numbers are drawn."""
-
-    name: str
-    options: dict[str, Any]
-    shapes: Tree = W
-    kind: str = "plain"
-
-
-def _rows(
-    prefix: str, option: str, values: list[str], base: Mapping[str, Any], **row: Any
-) -> list[Row]:
-    """One row per value of an option."""
-    return [Row(f"{prefix}-{value}", {**base, option: value}, **row) for value in values]
 
 
 # fmt: off
@@ -160,18 +136,4 @@ RECIPES = [
 ]
 # fmt: on
 TABLE = [*RATES, *AXES, *SECOND_MOMENT, *MOMENTUM, *WEIGHT_DECAY, *SHAPES, *GRADIENTS, *RECIPES]
-
-
-def build(row: Row) -> Case:
-    """Put numbers into a row, the same ones always: the name is the seed."""
-    rng = np.random.default_rng(crc32(row.name.encode()))
-    return Case(row.name, row.options, *fill(rng, zeros(row.shapes), row.kind, STEPS))
-
-
-def zeros(shapes: Tree) -> Tree:
-    """A tree of shapes as a tree of arrays; here a tuple is a shape, not a container."""
-    if isinstance(shapes, tuple):
-        return np.zeros(shapes)
-    if isinstance(shapes, dict):
-        return {key: zeros(child) for key, child in shapes.items()}
-    return [zeros(child) for child in shapes]
+TABLE += _named_guarded.TABLE

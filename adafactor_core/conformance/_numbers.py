@@ -1,14 +1,16 @@
 """Parameters and gradients for cases, and the kinds of trouble a gradient can be in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ._trees import Tree, map_leaves
+from ._trees import Tree, leaves, map_leaves
 
 Array = npt.NDArray[np.float64]
 Rng = np.random.Generator
+# (step, path, flat index, value); None for the step: a parameter.
+Fault = tuple[int | None, str, int, float]
 
 
 def short(rng: Rng, shape: tuple[int, ...]) -> Array:
@@ -81,3 +83,13 @@ def fill(rng: Rng, zeros: Tree, kind: str, steps: int) -> tuple[Tree, tuple[Tree
         return map_leaves(lambda p: change(short(rng, p.shape) * p, step), profile)
 
     return params, tuple(gradient(step) for step in range(steps))
+
+
+def spoil(
+    filled: tuple[Tree, tuple[Tree, ...]], faults: Sequence[Fault]
+) -> tuple[Tree, tuple[Tree, ...]]:
+    """Parameters and gradients with one entry replaced per fault."""
+    trees = map_leaves(np.array, [filled[0], *filled[1]])
+    for step, path, index, value in faults:
+        leaves(trees[0 if step is None else step + 1])[path].flat[index] = value
+    return trees[0], tuple(trees[1:])

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ._checks import CHECKS, Check
+from ._checks import CHECKS
 from ._core_checks import CORE_CHECKS
+from ._each import Check
 from ._subjects import CoreSubject, Subject
 from ._tolerances import FLIPPED
 from ._trial import Trial

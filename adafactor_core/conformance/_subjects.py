@@ -1,5 +1,6 @@
 """What is judged: anything that can follow a case. Built in is the core on a namespace."""
 
+import warnings
 from typing import Any, Protocol
 
 import adafactor_core as af
@@ -48,35 +49,47 @@ class CoreSubject:
         return af.Config(**decode(case.options, af.RelativeStep))
 
     def step(self, case: Case, donate: bool = False) -> Function:
-        """(params, grads, state) -> (params, state)."""
+        """(params, grads, state, grad_scale) -> (params, state)."""
         config = self.config(case)
 
-        def step(params: Tree, grads: Tree, state: af.State) -> tuple[Tree, af.State]:
-            return af.step(params, grads, state, config, donate=donate)
+        def step(
+            params: Tree, grads: Tree, state: af.State, *scale: float
+        ) -> tuple[Tree, af.State]:
+            return af.step(params, grads, state, config, donate=donate, **_named(*scale))
 
         return self._in_mode("donate" if donate else "step", case, step)
 
     def update(self, case: Case) -> Function:
-        """(params, grads, state) -> (updates, state)."""
+        """(params, grads, state, grad_scale) -> (updates, state)."""
         config = self.config(case)
 
-        def update(params: Tree, grads: Tree, state: af.State) -> tuple[Tree, af.State]:
-            return af.update(grads, state, params, config)
+        def update(
+            params: Tree, grads: Tree, state: af.State, *scale: float
+        ) -> tuple[Tree, af.State]:
+            return af.update(grads, state, params, config, **_named(*scale))
 
         return self._in_mode("update", case, update)
 
     def _in_mode(self, kind: str, case: Case, function: Function) -> Function:
-        if self.mode == "eager":
-            return function
-        key = kind, case.name
-        if key not in self._compiled:
-            self._compiled[key] = self.namespace.compile(function)
-        return self._compiled[key]
+        if self.mode != "eager":
+            key = kind, case.name
+            if key not in self._compiled:
+                self._compiled[key] = self.namespace.compile(function)
+            function = self._compiled[key]
+
+        def call(params: Tree, grads: Tree, state: af.State, scale: float | None = None) -> Any:
+            given = () if scale is None else (scale,)  # None is no array: it cannot be traced
+            return function(params, grads, state, *given)
+
+        return call
 
     def start(self, case: Case, dtype: str) -> tuple[Tree, af.State]:
         """The case's parameters as the library's arrays, and the state for them."""
         params = self.arrays(case.params, dtype)
-        return params, self.namespace.settle(af.init(params, self.config(case)))
+        with warnings.catch_warnings():  # that 16-bit tensors lose small updates is tested as such
+            warnings.simplefilter("ignore", af.LowPrecisionWarning)
+            state = af.init(params, self.config(case))
+        return params, self.namespace.settle(state)
 
     def arrays(self, tree: Tree, dtype: str) -> Tree:
         """A tree of float64 NumPy as the library's arrays."""
@@ -93,20 +106,35 @@ class CoreSubject:
     def trajectory(self, case: Case, dtype: str) -> Trajectory:
         """Drive `af.step`; read-only inputs where the library knows such a thing."""
         case, after, moments = case.at(dtype), [], []
+        steps: list[int] = []
+        skipped: list[int] = []
         with self.namespace.scope(dtype):
             params, state = self.start(case, dtype)
-            for grads in case.grads:
-                params, state = self.step(case)(params, self.arrays(grads, dtype), state)
+            for grads, scale in case.attempts():
+                params, state = self.step(case)(params, self.arrays(grads, dtype), state, scale)
                 params, state = self.namespace.settle((params, state))
                 after.append(self.numbers(params, dtype))
                 moments.append(self.numbers(state.moments))
+                steps.append(self.count(state.step))
+                skipped.extend([] if state.skipped is None else [self.count(state.skipped)])
                 self._check_moments(state.moments, dtype)
-        return Trajectory(after, moments=moments)
+        return Trajectory(after, (), moments, steps, skipped)
+
+    def count(self, counter: Any) -> int:
+        """A counter of the state, which may be an int."""
+        return counter if isinstance(counter, int) else int(self.namespace.to_numpy(counter))
 
     def _check_moments(self, moments: Tree, dtype: str) -> None:
-        """Statistics are wide whatever the dtype of the tensor."""
-        slots = {path: slot for path, slot in leaves(moments).items() if "momentum" not in path}
-        self.numbers(slots, wide(dtype))
+        """Statistics are wide whatever the dtype of the tensor, and counters whole."""
+        own = {"compensation": dtype, "skipped": "int32"}
+        for path, slot in leaves(moments).items():
+            name = path.rpartition(".")[2]
+            if name != "momentum":
+                self.numbers({path: slot}, own.get(name, wide(dtype)))
+
+
+def _named(*scale: float) -> dict[str, Any]:
+    return {"grad_scale": scale[0]} if scale else {}
 
 
 def core_subjects(

@@ -12,7 +12,7 @@ def _children(tree: Tree) -> Iterable[tuple[Any, Tree]] | None:
     """(key, child) of a container, None for a leaf."""
     if isinstance(tree, dict):
         return tree.items()
-    if "row" in getattr(tree, "_fields", ()):  # Moments, whose slots have names
+    if {"row", "update_rms"} & {*getattr(tree, "_fields", ())}:  # Moments and Metrics have names
         return zip(tree._fields, tree, strict=True)
     return enumerate(tree) if isinstance(tree, (list, tuple)) else None
 
