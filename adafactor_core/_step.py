@@ -38,7 +38,8 @@ def init(params: Tree, config: Config | None = None, *, sharding: Sharding | Non
     namespaces = [check_param(x, p) for p, x in zip(leaves.paths, leaves.arrays, strict=True)]
     plans = planned(leaves, config, sharding)
     rows = list(zip(namespaces, leaves.arrays, plans, strict=True))
-    warn_if_frozen(leaves, [o for _, _, (o, _) in rows])
+    options = [o for o, _ in plans]
+    warn_of_frozen(list(zip(leaves.paths, leaves.arrays, options, strict=True)))
     moments = [zeros(xp, x, plan, o) for xp, x, (o, plan) in rows]
     metrics = [no_metrics(xp, x, wide_dtype(xp, x)) for xp, x, _ in rows]
     step: Array | int = 0
@@ -53,9 +54,8 @@ def init(params: Tree, config: Config | None = None, *, sharding: Sharding | Non
     )
 
 
-def warn_if_frozen(leaves: Leaves, options: Sequence[Config]) -> None:
+def warn_of_frozen(rows: Sequence[tuple[str, Array, Config]], stacklevel: int = 3) -> None:
     """LowPrecisionWarning for 16-bit parameters that are rounded to nearest."""
-    rows = zip(leaves.paths, leaves.arrays, options, strict=True)
     frozen = [
         f"{path!r} ({dtype_name(x)})"
         for path, x, o in rows
@@ -68,7 +68,7 @@ def warn_if_frozen(leaves: Leaves, options: Sequence[Config]) -> None:
             f"in the last place are lost, and such a parameter can stay where it is for good. Use "
             f"rounding='stochastic' (no memory) or 'kahan' (16 bits per entry).",
             LowPrecisionWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 

@@ -10,12 +10,13 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+from array_api_compat import numpy as xp
 
 from adafactor_core import Metrics, Moments, Work
 from adafactor_core._decisions import MARGIN
 from adafactor_core._formulas import factors
 from adafactor_core._metrics import of_scopes
-from adafactor_core._numerics import LARGEST, TINY, dtype_name
+from adafactor_core._numerics import LARGEST, TINY, device, dtype_name
 from adafactor_core._rounding import PARAMETER, fold, signed
 from adafactor_core._work import Whole
 
@@ -84,7 +85,7 @@ class CompiledPasses:
 
     def advance(self, works: Sequence[Work]) -> None:
         table = _table(works)
-        table.nums[:, k.GAIN] = 1.0 if table.whole.gain is None else table.whole.gain
+        table.nums[:, k.GAIN] = table.gain
         if table.factored:
             table.each_tensor("advance", table.outer, table.inner, table.p, table.q, table.peaks)
 
@@ -119,7 +120,8 @@ class CompiledPasses:
 
     def apply(self, works: Sequence[Work]) -> None:
         table = _table(works)
-        if table.whole.fine is False:
+        # A verdict over tensors that others took as well may be an array in CPU memory.
+        if table.whole.fine is not None and not np.asarray(table.whole.fine):
             table.fine[:] = False
         elif table.whole.options.nonfinite != "skip_tensor":
             table.fine[:] = True
@@ -165,6 +167,11 @@ class Table(list[Work]):
     def whole(self) -> Whole:
         """What concerns all tensors of this step."""
         return self[0].whole
+
+    @property
+    def gain(self) -> float:
+        """What gradients are multiplied by."""
+        return 1.0 if self.whole.gain is None else float(np.asarray(self.whole.gain))
 
     @property
     def scaled(self) -> bool:
@@ -266,7 +273,7 @@ class Table(list[Work]):
         """Where new averages wait until it is settled whether the tensor moves."""
         if not (self.factored and w.whole.guarded):
             return {}
-        return {name: np.empty_like(w.into[name]) for name in ("row", "col")}
+        return {name: w.xp.empty_like(w.into[name]) for name in ("row", "col")}
 
     def _claimed(self, w: Work) -> Moments:
         """The slots to work on, in place: what was not given up is copied first."""
@@ -282,10 +289,10 @@ class Table(list[Work]):
         """What changes from step to step: the gradients' addresses and the rates."""
         for t, w in enumerate(self):
             self.addr[t, k.G] = self._describe(w.grad).address
-        rates, gain = self[0].rates, self.whole.gain
+        rates = self[0].rates
         own = self.whole.options.nonfinite == "skip_tensor"
         self.nums[:, k.B] = [w.rates.b for w in self] if own else rates.b
-        self.nums[:, k.GAIN] = 1.0 if gain is None else gain  # clipping comes later
+        self.nums[:, k.GAIN] = self.gain  # clipping comes later
         if rates.beta1 is not None:
             self.nums[:, k.BETA1] = rates.beta1
         if self.rounds == "stochastic":
@@ -325,10 +332,16 @@ class Table(list[Work]):
         starts = np.cumsum([0, *slices])
         x2 = self.mean_squares(self.x2, self.options.scale_scope)
         u2 = self.mean_squares(self.u2, self.options.clip_scope)
+        rows = zip(self, starts[:-1], starts[1:], norms, strict=True)
         return [
-            of_scopes(w.xp, w.param, w.options, w.rates, x2[a:b], u2[a:b], norm)
-            for w, a, b, norm in zip(self, starts[:-1], starts[1:], norms, strict=True)
+            self._placed(w, of_scopes(xp, x2, w.options, w.rates, x2[a:b], u2[a:b], norm))
+            for w, a, b, norm in rows
         ]
+
+    def _placed(self, w: Work, found: Metrics) -> Metrics:
+        """As arrays of the library that the tensor is of."""
+        place = device(w.param)
+        return Metrics(*(w.xp.asarray(x.item(), dtype=w.dtype, device=place) for x in found))
 
     def finish(self) -> None:
         """Hands the results over where the core looks for them."""
