@@ -166,4 +166,6 @@ def counted(old: Array | int, fine: Any) -> Array | int:
 
 def advanced(step: Array | int, fine: Any) -> Array | int:
     """The number of completed steps after one that was taken if `fine`."""
-    return counted(step, choose(fine, False, True) if isinstance(fine, bool) else ~fine)
+    if isinstance(fine, bool):
+        return counted(step, not fine)
+    return counted(step, namespace(fine).logical_not(fine))

@@ -191,6 +191,30 @@ def binade(xp: Namespace, x: Array) -> Array:
     return xp.where(x < p, p * 0.5, p)
 
 
+def part(x: Array, index: tuple[slice, ...]) -> Array:
+    """x[index], for slices of step 1.
+
+    torch's own indexing asks for the driver of the device, and so fails for the fake tensors that
+    prove a step free of host syncs; `narrow` does not.
+    """
+    if not compat.is_torch_array(x):
+        return x[index]
+    for axis, i in enumerate(index):
+        if i.start is not None:
+            x = x.narrow(axis, i.start, i.stop - i.start)
+    return x
+
+
+def assign(out: Array, index: tuple[slice, ...], value: Array) -> None:
+    """out[index] = value, for slices of step 1; () is everything."""
+    if compat.is_torch_array(out):
+        import torch  # it is there: `out` is one of its tensors
+
+        torch.ops.aten.copy_(part(out, index), value)
+    else:
+        out[index] = value
+
+
 def quiet(xp: Namespace) -> AbstractContextManager[Any]:
     """No RuntimeWarning from NumPy for what a policy on non-finite numbers deals with."""
     if compat.is_numpy_namespace(xp):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from zlib import crc32
 
 from ._errors import ConfigError, DTypeError, ShapeError
 from ._numerics import (
@@ -23,6 +22,7 @@ from ._numerics import (
     device,
     dtype_name,
     namespace,
+    part,
 )
 
 PARAMETER, MOMENTUM = 0, 1  # streams: a parameter and its momentum are rounded independently
@@ -64,6 +64,24 @@ def fold(h: Any, word: Any) -> Any:
     return x ^ _shifted(x, 16)
 
 
+def _crc_table() -> tuple[int, ...]:
+    table = list(range(256))
+    for _ in range(8):
+        table = [(n >> 1) ^ 0xEDB88320 if n & 1 else n >> 1 for n in table]
+    return tuple(table)
+
+
+_CRC = _crc_table()
+
+
+def name_word(path: str) -> int:
+    """CRC-32 of the path. Not zlib's, which torch.compile cannot trace."""
+    crc = _MASK
+    for byte in path.encode():
+        crc = _CRC[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ _MASK
+
+
 def step_key(seed: int, t: Any) -> Any:
     """The key of a step; `t` an int, or an int32 array of shape (1,)."""
     key = fold(fold(0, seed & _MASK), (seed >> 32) & _MASK)
@@ -79,7 +97,7 @@ class Draws(NamedTuple):
 
     def tensor_key(self, key: Any, stream: int) -> Any:
         """`key`: of the step, an int, or an int32 array of shape (1,)."""
-        for word in (crc32(self.path.encode()), stream):
+        for word in (name_word(self.path), stream):
             key = fold(key, word if isinstance(key, int) else signed(word))
         return key
 
@@ -205,9 +223,11 @@ def _blocked(xp: Namespace, x: Array) -> Array:
 
 
 def _unblocked(xp: Namespace, x: Array, shape: Shape) -> Array:
+    n = shape[-1] if shape else 1
     flat = xp.reshape(x, (*x.shape[:-2], x.shape[-2] * BLOCK))
-    flat = flat if not shape or flat.shape[-1] == shape[-1] else flat[..., : shape[-1]]
-    return flat if shape else xp.reshape(flat[:1], ())
+    if flat.shape[-1] != n:
+        flat = part(flat, (*[slice(None)] * (len(flat.shape) - 1), slice(0, n)))
+    return xp.reshape(flat, shape)
 
 
 def quantised(xp: Namespace, m: Array, e: Array | None, tiny: float) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ from ._order import execute
 from ._passes import ArrayPasses, Passes
 from ._prepare import Sharding, planned, prepare
 from ._state import State, counts, zeros
-from ._tree import Leaves, Tree, check_param, flatten, unflatten
+from ._tree import Tree, check_param, flatten, unflatten
 from ._work import Whole
 
 

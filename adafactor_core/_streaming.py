@@ -9,7 +9,17 @@ from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
-from ._numerics import Array, DType, Namespace, Shape, device, keep_freed_blocks, long_inner_loops
+from ._numerics import (
+    Array,
+    DType,
+    Namespace,
+    Shape,
+    assign,
+    device,
+    keep_freed_blocks,
+    long_inner_loops,
+    part,
+)
 from ._rounding import BLOCK
 
 Index = tuple[slice, ...]
@@ -90,7 +100,7 @@ def take(a: Any, index: Index, whole: Shape) -> Any:
     if isinstance(a, Here):
         return tuple([i.start or 0 for i in index])
     plain = a is None or isinstance(a, float) or not a.shape
-    return a if plain else a[_narrow(a.shape, index, whole)]
+    return a if plain else part(a, _narrow(a.shape, index, whole))
 
 
 def _narrow(shape: Shape, index: Index, whole: Shape) -> Index:
@@ -129,11 +139,12 @@ def sweep(
     with long_inner_loops(xp, whole[-1]):
         for index in over:
             parts, values = block(*(take(a, index, whole) for a in ins))
-            for total, part in zip(totals, parts, strict=True):
-                total[_narrow(total.shape, index, whole)] += part
+            for total, share in zip(totals, parts, strict=True):
+                place = _narrow(total.shape, index, whole)
+                assign(total, place, part(total, place) + share)
             for array, value in zip(arrays, values, strict=True):
                 place = _narrow(array.shape, index, whole)
-                array[place] = xp.astype(value, array.dtype, copy=False)
+                assign(array, place, xp.astype(value, array.dtype, copy=False))
     return totals, arrays
 
 
@@ -147,5 +158,5 @@ def _write(xp: Namespace, out: Out, value: Array) -> Array:
     value = xp.astype(value, out.dtype, copy=False)
     if out.array is None:
         return value if value.shape else xp.asarray(value)  # 0-D NumPy results are scalars
-    out.array[...] = value
+    assign(out.array, (), value)
     return out.array

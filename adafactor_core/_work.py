@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from ._config import Config
 from ._factoring import Layout
-from ._numerics import Array, DType, Namespace, Shape, is_narrow, move
+from ._numerics import Array, DType, Namespace, Shape, assign, is_narrow, move
 from ._rounding import Draws, scale_shape
 from ._schedules import Rates
 from ._state import NO_MOMENTS, Moments
@@ -138,7 +138,7 @@ class Work:
         verdict = self.whole.fine if self.whole.fine is not None else self.fine
         if verdict is None or isinstance(verdict, bool):
             return verdict is False
-        return ~move(verdict, self.param, verdict.dtype)
+        return self.xp.logical_not(move(verdict, self.param, verdict.dtype))
 
     def here(self, value: Any) -> Any:
         """A scalar of the whole step, for use with this tensor."""
@@ -169,5 +169,5 @@ class Work:
         array = self.into.get(name)
         if array is None:
             return value
-        array[...] = value
+        assign(array, (), value)
         return array

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from array_api_compat import numpy as xp
@@ -17,7 +16,7 @@ from adafactor_core._decisions import MARGIN
 from adafactor_core._formulas import factors
 from adafactor_core._metrics import of_scopes
 from adafactor_core._numerics import LARGEST, TINY, device, dtype_name
-from adafactor_core._rounding import PARAMETER, fold, signed
+from adafactor_core._rounding import PARAMETER, fold, name_word, signed
 from adafactor_core._work import Whole
 
 from . import _kernels as k
@@ -225,7 +224,7 @@ class Table(list[Work]):
             np.int64,
         )
         self.units = np.array([w.unit for w in self])
-        self.names = np.array([crc32(w.path.encode()) for w in self], np.uint32).view(np.int32)
+        self.names = np.array([name_word(w.path) for w in self], np.uint32).view(np.int32)
         self.keys = np.zeros(len(self), np.uint32)
         self.fine = np.ones(len(self), np.bool_)
         self.outer = np.empty(sum(outer))  # float64: a row's sum runs over tiles
