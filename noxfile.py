@@ -69,6 +69,15 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """The long drawn campaign; its result goes to docs: nox -s fuzz -- --cases 1000 for less."""
+    libraries = ["numpy>=2.1", "numba>=0.61", "ml_dtypes>=0.5", "array-api-strict>=2.4", TORCH]
+    session.install("-e", ".", *libraries)
+    words = session.posargs or ["--cases", "100000", "--workers", "2", "--out", "docs/fuzz.json"]
+    session.run("python", "tests/fuzz/run.py", *words)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Times steps against the real peers; JSON and a table: nox -s bench -- --work large."""
     peers = [TORCH, "transformers", JAX, "optax"]
@@ -87,7 +96,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy --strict over the core and the adapters."""
-    session.install("-e", ".", "mypy>=1.16", "numpy>=2.1", "pytest>=8")
+    session.install("-e", ".", "mypy>=1.16", "numpy>=2.1", "pytest>=8", TORCH)
     session.run("mypy")
 
 
