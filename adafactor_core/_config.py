@@ -161,10 +161,17 @@ def _overridden(config: Config, pattern: str, options: Mapping[str, Any]) -> Con
             near = difflib.get_close_matches(name, names, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Options: {sorted(names)}."
             raise ConfigError(f"rule {pattern!r} sets the unknown option {name!r}.{hint}")
+    by_default = config.decay_rate == _default_decay(config.decay_type)
+    if "decay_type" in options and by_default:
+        options = {"decay_rate": None, **options}  # the default of the rule's own type
     try:
         return replace(config, rules=(), **options)
     except ConfigError as error:
         raise ConfigError(f"rule {pattern!r}: {error}") from None
+
+
+def _default_decay(decay_type: str) -> float:
+    return 0.8 if decay_type == "pow" else 0.999
 
 
 def _validated(c: Config) -> dict[str, Any]:
@@ -173,7 +180,7 @@ def _validated(c: Config) -> dict[str, Any]:
         ranges.choice(name, getattr(c, name), allowed)
     for name in ("scale_parameter", "factored", "weight_decay_first", "maximize", "telemetry"):
         ranges.flag(name, getattr(c, name))
-    decay_default = 0.8 if c.decay_type == "pow" else 0.999
+    decay_default = _default_decay(c.decay_type)
     out: dict[str, Any] = {
         "lr": None if c.lr is None else ranges.rate("lr", c.lr),
         "eps2": ranges.number("eps2", c.eps2),

@@ -18,6 +18,7 @@ from ._numerics import (
     choose,
     device,
     dtype_name,
+    exposed,
     move,
     namespace,
     on_host,
@@ -38,6 +39,8 @@ def find_odd(w: Work) -> None:
     xp, limit = w.xp, LARGEST[w.width]
     sums = [w.partials[name].value for name in ("x2", "u2") if name in w.partials]
     looked_at = [(value, limit * MARGIN) for value in sums]
+    if w.whole.normed:  # what the norm leaves out must not move
+        looked_at.append((w.partials["g2"].value, limit))
     whole = (w.new.row, w.new.col, w.peak)
     looked_at += [(value, limit) for value in whole if value is not None]
     ones = (1,) * len(w.param.shape)
@@ -60,10 +63,12 @@ def judged(w: Work) -> Any:
 
 def share_of_norm(w: Work) -> Array:
     """(unit*G)**2 summed over the tensor, in the unit of the whole; of a skipped tensor nothing."""
-    squares = w.partials["g2"].value * (w.whole.unit / w.unit) ** 2
+    squares, limit = w.partials["g2"].value, LARGEST[w.width]
     if w.whole.guarded:
-        squares = choose(squares <= LARGEST[w.width], squares, 0.0)
-    return squares
+        x2 = sum_to(w.xp, w.partials["x2"].value, squares.shape)
+        squares = choose(squares <= limit, squares, 0.0)
+        squares = choose(x2 <= limit * MARGIN, squares, 0.0)
+    return squares * (w.whole.unit / w.unit) ** 2
 
 
 def gathered(values: Sequence[Any]) -> Any:
@@ -88,7 +93,8 @@ def clip_globally(whole: Whole, squares: Any) -> None:
     gain = whole.unscale
     if most is not None:
         before = 1.0 if gain is None else gain
-        norm = square_root(squares) * (1.0 / whole.unit) * before
+        # A norm that overflowed would otherwise make every gradient 0, in silence.
+        norm = exposed(square_root(squares) * (1.0 / whole.unit) * before)
         # norm >= most, not <=: NaN has to come through, as it does when gradients are clipped.
         clip = at_most(most / norm, 1.0) if not isinstance(norm, float) else _ratio(most, norm)
         gain = clip * before
@@ -139,9 +145,13 @@ def unscaling(grad_scale: Any) -> Any:
     if grad_scale is None:
         return None
     shape = getattr(grad_scale, "shape", ())
-    if shape == () and not isinstance(grad_scale, int | float) and not on_host(grad_scale):
+    if hasattr(grad_scale, "shape") and shape == () and not on_host(grad_scale):
         return 1.0 / grad_scale
-    number = float(grad_scale) if shape == () and not isinstance(grad_scale, str) else math.nan
+    real = shape == () and not isinstance(grad_scale, str | bytes | bool)
+    try:
+        number = float(grad_scale) if real else math.nan
+    except (TypeError, ValueError):
+        number = math.nan
     if not (math.isfinite(number) and number > 0.0):
         raise ConfigError(
             f"grad_scale must be a finite number > 0 or a 0-D array, got {grad_scale!r}. It is "

@@ -36,17 +36,21 @@ def of_scopes(
     xp: Namespace, like: Array, o: Config, r: Rates, x2: Array, u2: Array, norm: Array
 ) -> Metrics:
     """`x2`, `u2`: mean squares of X and U per scope, in the compute dtype."""
-    alpha = step_size(o, r, x2)
-    clip = clip_factor(o, u2)
+    alpha, clip = step_size(o, r, x2), clip_factor(o, u2)
 
     def scalar(x: Any) -> Array:
         return xp.asarray(x, dtype=x2.dtype, device=device(like))
 
+    def over_scopes(of: Any, x: Any, nothing: float) -> Any:
+        if isinstance(x, float):
+            return x
+        return of(x) if math.prod(x.shape) else nothing
+
     return Metrics(
-        scalar(square_root(xp.mean(u2))),
-        scalar(square_root(xp.mean(x2))),
-        scalar(alpha if isinstance(alpha, float) else xp.mean(alpha)),
-        scalar(clip if isinstance(clip, float) else xp.min(clip)),
+        scalar(square_root(over_scopes(xp.mean, u2, 0.0))),
+        scalar(square_root(over_scopes(xp.mean, x2, 0.0))),
+        scalar(over_scopes(xp.mean, alpha, 0.0)),
+        scalar(over_scopes(xp.min, clip, 1.0)),
         scalar(norm),
     )
 

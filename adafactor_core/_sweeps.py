@@ -44,7 +44,7 @@ def observe(w: Work, over: Blocks | None) -> None:
         axes |= {"row": plan.col_axes, "col": plan.row_axes}
     elif w.wants_squares:
         axes["g2"] = every
-    if w.options.scale_parameter or w.whole.options.telemetry:
+    if w.options.scale_parameter or w.whole.options.telemetry or w.whole.guarded:
         axes["x2"] = plan.scale_axes
     # A full V needs no sums: one sweep observes and measures, unless the gain is still to come.
     # V itself is stored here only where nothing can refuse the step any more.

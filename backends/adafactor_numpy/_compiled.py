@@ -77,10 +77,13 @@ class CompiledPasses:
 
     def squares(self, works: Sequence[Work]) -> Any:
         table = _table(works)
-        squares = table.squares() * (table.whole.unit / table.units) ** 2
+        squares = table.squares()
         if table.whole.guarded:
-            squares = squares[squares <= LARGEST[table[0].width]]
-        return float(np.sum(squares))
+            limit = LARGEST[table[0].width]
+            x2 = np.bincount(table.items[:, k.TENSOR], table.x2, len(table))
+            table.normal = (squares <= limit) & (x2 <= limit * MARGIN)
+            squares = np.where(table.normal, squares, 0.0)
+        return float(np.sum(squares * (table.whole.unit / table.units) ** 2))
 
     def advance(self, works: Sequence[Work]) -> None:
         table = _table(works)
@@ -102,6 +105,9 @@ class CompiledPasses:
         limit = LARGEST[table[0].width] * MARGIN
         sums = (table.items, table.peaks, table.x2, table.u2)
         odd = kernel("judge")(*sums, limit, not table.factored, table.fine)
+        if table.whole.normed:  # what the norm leaves out must not move
+            table.fine &= table.normal
+            odd = len(table) - int(np.count_nonzero(table.fine))
         if odd:
             for t in np.flatnonzero(~table.fine):
                 table[t].fine = False
@@ -175,7 +181,8 @@ class Table(list[Work]):
     @property
     def scaled(self) -> bool:
         """Whether somebody asks for the mean square of X."""
-        return self.options.scale_parameter or self.whole.options.telemetry
+        whole = self.whole
+        return self.options.scale_parameter or whole.options.telemetry or whole.guarded
 
     @property
     def told(self) -> Any:
@@ -227,6 +234,7 @@ class Table(list[Work]):
         self.names = np.array([name_word(w.path) for w in self], np.uint32).view(np.int32)
         self.keys = np.zeros(len(self), np.uint32)
         self.fine = np.ones(len(self), np.bool_)
+        self.normal = self.fine  # whose gradients make up the norm
         self.outer = np.empty(sum(outer))  # float64: a row's sum runs over tiles
         self.inner = np.empty(sum(inner), self._dtype)
         self.p, self.q = np.empty(sum(rows), self._dtype), np.empty(sum(cols), self._dtype)

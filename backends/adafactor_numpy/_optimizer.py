@@ -104,7 +104,7 @@ class Adafactor:
         self._check_moments(self._moments, plans)
         self._config = config
         self._plan(config)
-        self._works, self._arranged = [], {}
+        self._works, self._arranged, self._last = [], {}, ()
 
     @property
     def state(self) -> State:
@@ -131,7 +131,7 @@ class Adafactor:
         copies = [m._replace(**_copied(m._asdict())) for m in moments]
         self._step, self._moments = int(state.step), copies
         self._skipped = int(state.skipped or 0)
-        self._works, self._arranged = [], {}
+        self._works, self._arranged, self._last = [], {}, ()
 
     def memory_report(self) -> MemoryReport:
         """State bytes per tensor, factored axes and why, beside Adam's."""
@@ -142,7 +142,7 @@ class Adafactor:
         """Params' tree of Metrics of the last step, zeros before it; needs `telemetry`."""
         if not self._config.telemetry:
             raise StateError("there are no metrics without telemetry. Use telemetry=True.")
-        if not self._works:
+        if not self._last:
             arrays = self._leaves.arrays
             return nested(
                 self._leaves, [no_metrics(_namespace(), x, wide_dtype(np, x)) for x in arrays]
