@@ -85,7 +85,8 @@ class ArrayPasses:
 
     def scale(self, works: Sequence[Work]) -> None:
         for w in works:
-            sweeps.scale(w)
+            with quiet(w.xp) if w.whole.guarded else nullcontext():
+                sweeps.scale(w)
 
     def apply(self, works: Sequence[Work]) -> None:
         for w in works:

@@ -54,3 +54,25 @@ BATCHED = {
     "two row axes": {"lr": 0.1, "factored_dims": ((0, 1), 2)},
     "rows after columns": {"lr": 0.1, "factored_dims": (2, 0), "clip_threshold": None},
 }  # fmt: skip
+# Apart, because a stack, a transpose or a shard of these is not a step of its own: int8 blocks go
+# along the last axis, the norm over all tensors, and counters have no axes.
+CAREFUL = {
+    "stochastic": {"lr": 0.1, "rounding": "stochastic", "seed": 2**40},
+    "kahan, decay and momentum": {
+        "lr": 0.1, "rounding": "kahan", "weight_decay": 0.1, "beta1": 0.9,
+    },
+    "int8 momentum": {"lr": 0.1, "beta1": 0.9, "momentum_dtype": "int8"},
+    "int8 momentum of gradients": {
+        "lr": 0.1, "beta1": 0.9, "momentum_dtype": "int8", "momentum_rounding": "stochastic",
+        "momentum_on": "grad", "factored": False,
+    },
+    "tensors skipped, norm clipped": {
+        "lr": 0.1, "nonfinite": "skip_tensor", "max_grad_norm": 0.5, "weight_decay": 0.1,
+    },
+    "steps skipped, telemetry": {"lr": 0.1, "nonfinite": "skip_step", "telemetry": True},
+    "everything": {
+        "lr": lambda t: 0.1 / t, "nonfinite": "skip_tensor", "max_grad_norm": 0.5,
+        "telemetry": True, "clip_threshold": None, "rounding": "stochastic", "beta1": 0.9,
+        "momentum_dtype": "int8", "momentum_rounding": "stochastic", "weight_decay": 0.1,
+    },
+}  # fmt: skip

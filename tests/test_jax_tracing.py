@@ -7,7 +7,7 @@ import adafactor_core as af
 from _backends import UnavailableError, load
 from _close import close
 from _run import flat, normal
-from _variety import VARIETY
+from _variety import CAREFUL, VARIETY
 
 pytestmark = pytest.mark.backends("jax")
 CONFIG = af.Config(lr=lambda t: 0.1 * t**-0.5, beta1=0.9, weight_decay=0.1)
@@ -49,9 +49,12 @@ def test_one_trace_for_many_steps(backend):
     same(x, steps(load("numpy"), 5)[0])
 
 
-@pytest.mark.parametrize("name", ["defaults", "full", "adam decay, schedules", "like torch.optim"])
+@pytest.mark.parametrize(
+    "name",
+    ["defaults", "full", "adam decay, schedules", "like torch.optim", *CAREFUL],
+)
 def test_a_jitted_step_transfers_nothing(backend, name):
-    config = af.Config(**VARIETY[name])
+    config = af.Config(**{**VARIETY, **CAREFUL}[name])
     step = backend.jit(lambda x, g, state: af.step(x, g, state, config))
     x, g = tensors(backend), tensors(backend, 1)
     state = af.init(x, config)

@@ -11,7 +11,7 @@ import adafactor_core as af
 from _backends import need
 from _close import close
 from _run import flat, normal, numbers
-from _variety import BATCHED, VARIETY
+from _variety import BATCHED, CAREFUL, VARIETY
 
 SHAPES = {"w": (6, 5), "b": (5,), "s": (), "c": (2, 3, 4), "empty": (0, 3)}
 
@@ -30,7 +30,7 @@ def usable(options):
     return {k: v for k, v in options.items() if k != "batch_axes"}
 
 
-@pytest.mark.parametrize("options", VARIETY.values(), ids=VARIETY)
+@pytest.mark.parametrize("options", {**VARIETY, **CAREFUL}.values(), ids={**VARIETY, **CAREFUL})
 @pytest.mark.backends("numpy", "torch", "strict", "cupy")
 def test_the_inputs_are_as_they_were(backend, options):
     config = af.Config(**options)
@@ -71,7 +71,7 @@ def test_lr_zero_returns_the_same_values_in_new_arrays(backend, dtype):
         assert new is not x
 
 
-@pytest.mark.parametrize("options", VARIETY.values(), ids=VARIETY)
+@pytest.mark.parametrize("options", {**VARIETY, **CAREFUL}.values(), ids={**VARIETY, **CAREFUL})
 def test_read_only_arrays_work_and_are_left_alone_when_donated(options):
     config = af.Config(**options)
     x, g = normal((6, 5)), normal((6, 5), seed=1)
@@ -84,10 +84,10 @@ def test_read_only_arrays_work_and_are_left_alone_when_donated(options):
         np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("options", [*VARIETY, *BATCHED])
+@pytest.mark.parametrize("options", [*VARIETY, *BATCHED, *CAREFUL])
 @pytest.mark.parametrize("scratch", [None, 1024], ids=["whole", "streamed"])
 def test_donated_arrays_are_overwritten_with_the_same_result(options, scratch):
-    options = {**VARIETY, **BATCHED}[options]
+    options = {**VARIETY, **BATCHED, **CAREFUL}[options]
     config = af.Config(**options, max_scratch_bytes=scratch)
     shape = (4, 30, 20) if "batch_axes" in options or "factored_dims" in options else (30, 40)
     shape = (30, 40) if options.get("factored_dims") == "last" else shape

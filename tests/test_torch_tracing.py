@@ -5,7 +5,7 @@ import pytest
 import adafactor_core as af
 from _close import close, dtype_of
 from _run import flat, normal
-from _variety import BATCHED, VARIETY
+from _variety import BATCHED, CAREFUL, VARIETY
 
 pytestmark = pytest.mark.backends("torch")
 EVERY = {**VARIETY, **BATCHED}
@@ -14,8 +14,8 @@ SHAPES = {"w": (6, 5), "b": (5,), "s": (), "c": (2, 3, 4)}
 
 def config_of(name):
     """Batch axes as a rule, for the one tensor that has them."""
-    options = EVERY[name]
-    if name in VARIETY:
+    options = {**EVERY, **CAREFUL}[name]
+    if name not in BATCHED:
         return af.Config(**options)
     special = {k: options[k] for k in ("batch_axes", "factored_dims") if k in options}
     rest = {k: v for k, v in options.items() if k not in special}
@@ -60,13 +60,13 @@ def test_a_fake_gpu_would_see_a_host_sync(backend):
             af.step(x, x, state, config)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, *CAREFUL])
 def test_streamed_and_donated_there_is_no_host_sync_either(backend, name):
     """On a fake CPU: without a driver torch cannot write into a part of a fake GPU tensor."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     shape = (3, 20, 30) if name in BATCHED else (20, 30)
-    config = af.Config(**EVERY[name], max_scratch_bytes=1024)
+    config = af.Config(**{**EVERY, **CAREFUL}[name], max_scratch_bytes=1024)
     with FakeTensorMode():
         x = backend.lib.empty(shape)
         new, _ = af.step(x, x, af.init(x, config), config, donate=True)
@@ -82,8 +82,10 @@ def test_meta_tensors_have_a_state_and_a_report(backend):
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize(
-    "name", ["defaults", "like torch.optim", "adam decay, schedules", "batch axis"]
-)
+    "name",
+    ["defaults", "like torch.optim", "adam decay, schedules", "batch axis", "everything",
+     "tensors skipped, norm clipped"],
+)  # fmt: skip
 def test_compiles_to_one_graph_with_the_eager_result(backend, name):
     torch, config = backend.lib, config_of(name)
     torch._dynamo.reset()

@@ -1,11 +1,9 @@
-"""A decoder-only transformer over characters, in plain torch, and the text that it reads."""
+"""A decoder-only transformer over characters, in plain torch."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
-from pydoc_data.topics import topics
 
 import torch
 from torch import Tensor
@@ -18,38 +16,11 @@ Params = dict[str, Tensor]
 class Size:
     """Of the model and its batches."""
 
-    layers: int = 3
+    layers: int = 2
     width: int = 128
     heads: int = 4
     context: int = 64
     batch: int = 16
-
-
-@dataclass(frozen=True)
-class Text:
-    """Character numbers, (length,) int64 each; every tenth topic is held out."""
-
-    train: Tensor
-    held_out: Tensor
-    characters: int
-    sha256: str
-
-
-def read_text() -> Text:
-    """The help pages of this Python: about 465,000 characters of English, tables and code."""
-    pages = [topics[name] for name in sorted(topics)]
-    whole = "".join(pages)
-    numbers = {c: k for k, c in enumerate(sorted(set(whole)))}
-
-    def encoded(some: list[str]) -> Tensor:
-        return torch.tensor([numbers[c] for c in "".join(some)])
-
-    return Text(
-        encoded([p for k, p in enumerate(pages) if k % 10 != 5]),
-        encoded(pages[5::10]),
-        len(numbers),
-        hashlib.sha256(whole.encode()).hexdigest(),
-    )
 
 
 def start(size: Size, characters: int, seed: int) -> Params:
@@ -77,7 +48,9 @@ def logits(params: Params, size: Size, tokens: Tensor) -> Tensor:
     """(batch, context) to (batch, context, characters), all in the parameters' dtype."""
     x = params["embed"][tokens] + params["place"]
     for k in range(size.layers):
-        p = {name: params[f"{k}.{name}"] for name in ("gain1", "qkv", "join", "gain2", "up", "down")}
+        p = {
+            name: params[f"{k}.{name}"] for name in ("gain1", "qkv", "join", "gain2", "up", "down")
+        }
         x = x + _attention(_norm(x, p["gain1"]) @ p["qkv"], size.heads) @ p["join"]
         x = x + F.gelu(_norm(x, p["gain2"]) @ p["up"]) @ p["down"]
     return _norm(x, params["gain"]) @ params["out"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """`record` with the machine and the versions; one line per list of numbers."""
+    """`record` with the machine and the versions; a list of numbers takes one line."""
     whole = {**record, "machine": _machine(), "versions": _versions()}
-    path.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(whole, indent=1, allow_nan=False)
+    text = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _machine() -> dict[str, Any]:
