@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from ._config import Config, as_config
-from ._decisions import counted
 from ._errors import StateError
 from ._metrics import no_metrics
-from ._numerics import TINY, Array, Namespace, dtype_name, wide, wide_dtype
+from ._numerics import (
+    TINY,
+    Array,
+    Namespace,
+    device,
+    dtype_name,
+    namespace,
+    wide,
+    wide_dtype,
+)
 from ._prepare import Sharding, planned
 from ._rounding import dequantised, quantised
 from ._state import Moments, Slots, State, check, counts, slots, zeros
@@ -26,6 +34,8 @@ def convert_state(
     come and go. The second moment has to fit: raises StateError where axes or dtype differ.
     """
     config = as_config(config)
+    if not isinstance(state, State):
+        raise StateError(f"state must be a State from init() or step(), got {type(state).__name__}")
     leaves = flatten(params)
     old = matching(leaves, state.moments, "state.moments")
     new, metrics = [], []
@@ -37,15 +47,20 @@ def convert_state(
         start = zeros(xp, x, plan, options)
         new.append(_converted(xp, x, m, wanted, start, path))
         metrics.append(no_metrics(xp, x, wide_dtype(xp, x)))
-    skipped = state.skipped
-    if skipped is None:
-        skipped = counted(state.step, True) * 0
+    told = unflatten(leaves, metrics) if state.metrics is None else state.metrics
+    skipped = _no_skips(state.step) if state.skipped is None else state.skipped
     return State(
         state.step,
         unflatten(leaves, new),
         skipped if counts(config) else None,
-        unflatten(leaves, metrics) if config.telemetry else None,
+        told if config.telemetry else None,
     )
+
+
+def _no_skips(step: Array | int) -> Array | int:
+    if isinstance(step, int):
+        return 0
+    return namespace(step).zeros((), dtype=step.dtype, device=device(step))
 
 
 def _converted(
@@ -56,7 +71,8 @@ def _converted(
     kept = {name: getattr(old, name) for name in wanted if getattr(old, name) is not None}
     if "momentum" in kept and "momentum" in wanted:
         kept |= _momentum(xp, x, old, wanted)
-    moments = start._replace(**kept)
+    # As they are, absent ones included: zeros in the place of another factoring would be a guess.
+    moments = start._replace(**{**kept, "row": old.row, "col": old.col, "full": old.full})
     check(moments, wanted, path)
     return moments
 
