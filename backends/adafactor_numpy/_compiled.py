@@ -200,7 +200,7 @@ class Table(list[Work]):
         self.each_item("measure_full", *sums, *self.tags, scaled, moves, stores, norm)
 
     def squares(self) -> Any:
-        """(unit*G)**2 summed over each tensor, in its own unit."""
+        """(unit*G)**2 summed over each tensor, in its own unit; before advance."""
         if not self.factored:
             return np.bincount(self.items[:, k.TENSOR], self.g2, len(self))
         sums = np.add.reduceat(self.outer, self.ints[:, k.N_OUTER])
@@ -330,9 +330,16 @@ class Table(list[Work]):
         counts = self._counts[0 if per_item is self.x2 else 1]
         return (sums / counts[of]).astype(self._dtype)
 
+    def folded(self) -> Any:
+        """`squares` once advance has added all tiles of a row up into the first."""
+        starts = self.ints[:, k.N_OUTER]
+        rows = [b.rows for b in self._boxes]
+        sums = [self.outer[s : s + n].sum() for s, n in zip(starts, rows, strict=True)]
+        return np.array(sums) * (self.units / self.nums[:, k.PRESCALE].astype(np.float64)) ** 2
+
     def metrics(self) -> list[Metrics]:
         """From the sums of the last step."""
-        norms = np.sqrt(self.squares()) / self.units
+        norms = np.sqrt(self.folded() if self.factored else self.squares()) / self.units
         if self.whole.unscale is not None:
             norms = norms * self.whole.unscale
         slices = np.bincount(self._tensor_of_scope)

@@ -15,6 +15,7 @@ from adafactor_core import (
     ConfigError,
     DTypeError,
     MemoryReport,
+    NonFiniteError,
     Passes,
     State,
     StateError,
@@ -80,6 +81,7 @@ class Adafactor:
         self._works: list[Work] = []
         self._arranged: dict[Any, Sequence[Sequence[Group]]] = {}
         self._last: Sequence[Sequence[Group]] = ()
+        self._kept: Tree = None  # metrics from before a step that was refused
         self._unit = small_unit(sum(x.size for x in self._leaves.arrays))
         self._plan(self._config)
 
@@ -104,7 +106,7 @@ class Adafactor:
         self._check_moments(self._moments, plans)
         self._config = config
         self._plan(config)
-        self._works, self._arranged, self._last = [], {}, ()
+        self._works, self._arranged, self._last, self._kept = [], {}, (), None
 
     @property
     def state(self) -> State:
@@ -131,7 +133,7 @@ class Adafactor:
         copies = [m._replace(**_copied(m._asdict())) for m in moments]
         self._step, self._moments = int(state.step), copies
         self._skipped = int(state.skipped or 0)
-        self._works, self._arranged, self._last = [], {}, ()
+        self._works, self._arranged, self._last, self._kept = [], {}, (), None
 
     def memory_report(self) -> MemoryReport:
         """State bytes per tensor, factored axes and why, beside Adam's."""
@@ -142,6 +144,8 @@ class Adafactor:
         """Params' tree of Metrics of the last step, zeros before it; needs `telemetry`."""
         if not self._config.telemetry:
             raise StateError("there are no metrics without telemetry. Use telemetry=True.")
+        if self._kept is not None:
+            return self._kept
         if not self._last:
             arrays = self._leaves.arrays
             return nested(
@@ -183,8 +187,14 @@ class Adafactor:
             work.again(g, r, whole, key)
         arranged = self._arrangement(works, tuple(kinds))
         self._works = works
+        # The sums of a refused step overwrite those that the metrics are made of when asked for.
+        refusable = self._config.nonfinite == "raise" and self._config.telemetry
+        before = self.metrics if refusable else None
         try:
             odd = sum(run(together, None) for together in arranged)
+        except NonFiniteError:
+            self._kept = before
+            raise
         finally:
             for work in works:
                 work.grad = None  # keeps no gradient alive
@@ -193,7 +203,7 @@ class Adafactor:
             for work in works:
                 if work.fine is False:
                     work.moments.skipped[...] += 1  # type: ignore[index]
-        self._last = arranged
+        self._last, self._kept = arranged, None
         self._step += whole.fine is not False
 
     def _start(self, grads: list[Any], clock: Clock, whole: Whole) -> list[Work]:
