@@ -183,13 +183,13 @@ class Adafactor:
             for w, m in zip(works, lags, strict=True)
         ]
         key = clock.key(whole.options.seed, None) if self._draws else None
+        # The sums of a refused step overwrite those that the metrics are made of when asked for.
+        refusable = self._config.nonfinite == "raise" and self._config.telemetry
+        before = self.metrics if refusable else None
         for work, g, r in zip(works, found, known, strict=True):
             work.again(g, r, whole, key)
         arranged = self._arrangement(works, tuple(kinds))
         self._works = works
-        # The sums of a refused step overwrite those that the metrics are made of when asked for.
-        refusable = self._config.nonfinite == "raise" and self._config.telemetry
-        before = self.metrics if refusable else None
         try:
             odd = sum(run(together, None) for together in arranged)
         except NonFiniteError:
