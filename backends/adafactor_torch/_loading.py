@@ -12,7 +12,7 @@ from adafactor_core import Moments, StateError
 from adafactor_core._factoring import layout
 from adafactor_core._state import check, slots
 
-from ._options import Group, config
+from ._options import NAMES, Group, config
 
 StateDict = dict[str, Any]
 
@@ -24,7 +24,18 @@ def matched(groups: Sequence[Group], saved: Any) -> StateDict:
         raise StateError(
             "a state dict has 'state' and 'param_groups'. Pass what state_dict() returned."
         )
-    theirs = list(saved["param_groups"])
+    state, theirs = saved["state"], saved["param_groups"]
+    if not isinstance(state, Mapping) or not isinstance(theirs, list | tuple):
+        raise StateError(
+            f"the state dict has a {type(state).__name__} as 'state' and a "
+            f"{type(theirs).__name__} as 'param_groups'. Pass what state_dict() returned."
+        )
+    for index, group in enumerate(theirs):
+        if not isinstance(group, Mapping) or not isinstance(group.get("params"), list):
+            raise StateError(
+                f"group {index} of the state dict has no list 'params'. Pass what state_dict() "
+                f"returned."
+            )
     if len(theirs) != len(groups):
         raise StateError(
             f"the state dict has {len(theirs)} parameter groups, the optimizer {len(groups)}. "
@@ -38,7 +49,7 @@ def matched(groups: Sequence[Group], saved: Any) -> StateDict:
                     f"group {index} has {len(other['params'])} parameters in the state dict, "
                     f"{len(ours['params'])} here. Build the optimizer as it was saved."
                 )
-        return {**saved, "param_groups": theirs}
+        return {**saved, "param_groups": list(theirs)}
     return {**saved, "param_groups": _by_name(groups, theirs)}
 
 
@@ -76,7 +87,7 @@ def exact(groups: Sequence[Group], saved: StateDict) -> dict[torch.Tensor, dict[
     counters: dict[Any, torch.Tensor] = {}
     position = 0
     for group, other in zip(groups, saved["param_groups"], strict=True):
-        missing = sorted(k for k in group if k not in other and k != "param_names")
+        missing = sorted(k for k in NAMES if k not in other)
         if missing:
             raise StateError(
                 f"a group of the state dict has no {missing[0]!r}: it was saved by another "
@@ -88,7 +99,7 @@ def exact(groups: Sequence[Group], saved: StateDict) -> dict[torch.Tensor, dict[
             path = names[k] if names else str(position)
             position += 1
             state = saved["state"].get(at)
-            if not state:
+            if state is None or (isinstance(state, Mapping) and not state):
                 continue
             moments = _moments(state, path)
             plan = layout(tuple(p.shape), options, path)
@@ -107,6 +118,11 @@ def exact(groups: Sequence[Group], saved: StateDict) -> dict[torch.Tensor, dict[
 
 
 def _moments(state: Any, path: str) -> Moments:
+    if not isinstance(state, Mapping):
+        raise StateError(
+            f"the state of tensor {path!r} is a {type(state).__name__}, not a dict of slots. Pass "
+            f"what state_dict() returned."
+        )
     unknown = sorted(set(state) - {"step", *Moments._fields})
     if unknown or "step" not in state:
         what = f"the unknown entry {unknown[0]!r}" if unknown else "no entry 'step'"
@@ -114,7 +130,8 @@ def _moments(state: Any, path: str) -> Moments:
             f"the state of tensor {path!r} has {what}: it was saved by another optimizer."
         )
     step = state["step"]
-    if not isinstance(step, torch.Tensor | int) or int(step) < 0:
+    one = step.numel() == 1 if isinstance(step, torch.Tensor) else isinstance(step, int)
+    if not one or not step >= 0:  # NaN neither
         raise StateError(f"the state of tensor {path!r} has step={step!r}, expected an int >= 0.")
     return Moments(*(state.get(name) for name in Moments._fields))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -34,7 +36,7 @@ from adafactor_core._work import Whole
 
 from ._cpu import compiled_passes
 from ._loading import exact, matched
-from ._options import WHOLE_STEP, Group, config, defaults, static
+from ._options import NAMES, WHOLE_STEP, Group, config, defaults, static
 
 
 class Row(NamedTuple):
@@ -50,6 +52,12 @@ class Row(NamedTuple):
     def moments(self) -> Moments:
         """The slots that its state has."""
         return Moments(*(self.state.get(name) for name in Moments._fields))
+
+    def identity(self) -> tuple[Any, ...]:
+        """What has to stay for what was prepared for it to stay valid: objects and memory."""
+        slots = self.state.values()
+        place = (_place(self.param), self.param.stride())
+        return (id(self.param), id(self.options), *place, *map(id, slots), *map(_place, slots))
 
     def lag(self) -> Moments:
         """Its counter of skips alone, as a host array where it is in CPU memory."""
@@ -96,7 +104,7 @@ class Adafactor(Optimizer):
         super().__init__(params, group)
 
     def _forget(self) -> None:
-        self._configs: dict[int, tuple[Any, Config]] = {}
+        self._configs: dict[int, tuple[Any, Config, Group]] = {}
         self._kept: tuple[Any, list[Work]] = ((), [])
         self._arranged: tuple[Any, Sequence[Sequence[Arranged]]] = ((), ())
         self._exact: dict[Any, dict[str, Any]] = {}
@@ -110,6 +118,7 @@ class Adafactor(Optimizer):
             self.state[param] = found
         for index, group in enumerate(self.param_groups):
             self._config(index, group)
+            self.defaults.update({name: group[name] for name in WHOLE_STEP})
 
     def load_state_dict(self, state_dict: Any) -> None:
         """Continues from a saved state: by name where both were built from named parameters.
@@ -117,21 +126,33 @@ class Adafactor(Optimizer):
         Every dtype is kept. Raises StateError or ConfigError, naming what does not fit, and then
         nothing has changed.
         """
+        hooks = self._optimizer_load_state_dict_pre_hooks
+        if isinstance(state_dict, Mapping):
+            state_dict = dict(state_dict)
+            for hook in hooks.values():
+                changed = hook(self, state_dict)
+                state_dict = state_dict if changed is None else changed
         saved = matched(self.param_groups, state_dict)
         self._exact = exact(self.param_groups, saved)
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()  # they have run
         try:
             super().load_state_dict(saved)
         finally:
             self._exact = {}
+            self._optimizer_load_state_dict_pre_hooks = hooks
 
     def add_param_group(self, param_group: Group) -> None:
         """Raises ConfigError for its options, DTypeError or TreeError for its parameters."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         given = {k: v for k, v in param_group.items() if k not in ("params", "param_names")}
         merged = {**self.defaults, **given}
-        if "lr" in given and "step_size" not in given and self.defaults["lr"] == 1.0:
+        common = self.defaults["lr"]
+        relative = isinstance(common, float) and common == 1.0  # a tensor is not read
+        if relative and "lr" in given and "step_size" not in given:
             merged["step_size"] = None  # a rate of the group's own is applied exactly
         lr = merged.pop("lr")
-        extra = {name: merged.pop(name) for name in ("capturable", "compiled")}
+        extra = {name: merged.pop(name) for name in sorted(set(self.defaults) - set(NAMES))}
         for name in WHOLE_STEP:
             if merged[name] != self.defaults[name]:
                 raise ConfigError(
@@ -141,7 +162,9 @@ class Adafactor(Optimizer):
         unknown = sorted(set(merged) - set(self.defaults))
         keep = {name: merged.pop(name) for name in unknown}  # torch groups may carry anything
         group = {**defaults(lr, merged), **extra, **keep}
-        super().add_param_group({**param_group, **group})
+        with warnings.catch_warnings():  # of parameters that are listed twice: an error here
+            warnings.simplefilter("ignore", UserWarning)
+            super().add_param_group({**param_group, **group})
         added = self.param_groups[-1]
         try:
             self._check_group(added)
@@ -152,11 +175,19 @@ class Adafactor(Optimizer):
     def _check_group(self, group: Group) -> None:
         # Made here and not in the first step: a traced step must find it.
         options, frozen = self._config(len(self.param_groups) - 1, group), []
+        others = enumerate(self.param_groups[:-1])
+        taken = {name for k, other in others for name, _ in self._named(k, other)}
         seen: set[int] = set()
         for path, p in self._named(len(self.param_groups) - 1, group):
             if id(p) in seen:
                 raise TreeError(f"parameter {path!r} is listed twice. List every parameter once.")
+            if path in taken:
+                raise TreeError(
+                    f"two parameters have the name {path!r}, and state is matched by name. Give "
+                    f"each its own, for example with a prefix per model."
+                )
             seen.add(id(p))
+            taken.add(path)
             check_dtype(p, path)
             namespace(p), namespace(p.detach())  # looked up now, for the same reason
             layout(tuple(p.shape), options, path)
@@ -172,8 +203,8 @@ class Adafactor(Optimizer):
     def _config(self, index: int, group: Group) -> Config:
         now = static(group)
         known = self._configs.get(index)
-        if known is None or known[0] != now:
-            known = self._configs[index] = (now, config(group))
+        if known is None or known[2] is not group or known[0] != now:
+            known = self._configs[index] = (now, config(group), group)
         return known[1]
 
     def _init_group(self, group: Group) -> None:
@@ -235,7 +266,7 @@ class Adafactor(Optimizer):
         unit = small_unit(sum(row.param.numel() for row in rows))
         whole = Whole(whole_options, unscale=unscale, unit=unit, gain=unscale)
         works = self._works(rows, whole)
-        arranged = self._arrangement(works)
+        arranged = self._arrangement(works, rows)
         try:
             for together in arranged:
                 run(together, None)
@@ -255,9 +286,7 @@ class Adafactor(Optimizer):
         if torch.compiler.is_compiling():  # a trace keeps nothing
             return [self._work(r, clocks[id(r.state["step"])], whole) for r in rows]
         # Somebody may have put another tensor under a parameter, or another array into its state.
-        kept = tuple(
-            (id(r.param), _place(r.param), id(r.options), *map(id, r.state.values())) for r in rows
-        )
+        kept = tuple(r.identity() for r in rows)
         if self._kept[0] != kept:
             self._kept = (kept, [self._work(r, clocks[id(r.state["step"])], whole) for r in rows])
             self._arranged = ((), ())
@@ -280,13 +309,21 @@ class Adafactor(Optimizer):
         work.into = given_up(work)
         return work
 
-    def _arrangement(self, works: list[Work]) -> Sequence[Sequence[Arranged]]:
+    def _arrangement(self, works: list[Work], rows: list[Row]) -> Sequence[Sequence[Arranged]]:
         if torch.compiler.is_compiling():
             return arrange(works, (ArrayPasses(stream=False),))  # the compiler fuses and blocks
         kinds = tuple((w.grad.dtype, w.grad.is_contiguous()) for w in works)
         if not self._arranged[1] or self._arranged[0] != kinds:
             passes = compiled_passes(self.defaults["compiled"])
-            self._arranged = (kinds, arrange(works, (*passes, ArrayPasses())))
+            # Kernels take batches of one clock.
+            clocked: dict[int, list[Work]] = {}
+            for row, work in zip(rows, works, strict=True):
+                clocked.setdefault(id(row.state["step"]), []).append(work)
+            parts = [arrange(ws, (*passes, ArrayPasses())) for ws in clocked.values()]
+            found = [together for part in parts for together in part]
+            if works[0].whole.joint:
+                found = [[group for together in found for group in together]]
+            self._arranged = (kinds, found)
         return self._arranged[1]
 
     def _count(self, rows: list[Row], works: list[Work], whole: Whole) -> None:
@@ -298,7 +335,8 @@ class Adafactor(Optimizer):
                     assign(skipped, (), counted(skipped, work.fine))
         sharing: dict[int, int] = {}
         for state in self.state.values():
-            sharing[id(state["step"])] = sharing.get(id(state["step"]), 0) + 1
+            if "step" in state:
+                sharing[id(state["step"])] = sharing.get(id(state["step"]), 0) + 1
         moving: dict[int, list[Row]] = {}
         for row in rows:
             moving.setdefault(id(row.state["step"]), []).append(row)

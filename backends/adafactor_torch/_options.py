@@ -18,8 +18,8 @@ Group = dict[str, Any]
 
 WHOLE_STEP = ("seed", "max_grad_norm", "nonfinite", "telemetry", "max_scratch_bytes")
 MOVING = ("lr", "weight_decay", "beta1")  # what schedulers and users change between steps
-_NAMES = [f.name for f in fields(Config) if f.name not in ("_", "rules")]
-PER_TENSOR = [name for name in _NAMES if name not in WHOLE_STEP]
+NAMES = [f.name for f in fields(Config) if f.name not in ("_", "rules")]
+PER_TENSOR = [name for name in NAMES if name not in WHOLE_STEP]
 
 
 class Current:
@@ -33,7 +33,7 @@ class Current:
         if isinstance(value, torch.Tensor):
             value = value.detach().reshape(())
             # On the host a number is wanted; reading a CPU tensor waits for nothing.
-            return float(value.numpy()) if isinstance(t, int) else value
+            return float(value.to(torch.float64).numpy()) if isinstance(t, int) else value
         if torch.compiler.is_compiling():  # a graph for every number, or one that is given it
             return torch.full((), value, dtype=t.dtype, device=t.device)
         return value
@@ -46,10 +46,10 @@ def defaults(lr: Any, options: Mapping[str, Any]) -> Group:
             "rules are parameter groups in torch. Use Adafactor([{'params': ..., "
             "'weight_decay': 0.0}, {'params': ...}])."
         )
-    unknown = sorted(set(options) - set(_NAMES))
+    unknown = sorted(set(options) - set(NAMES))
     if unknown:
-        raise ConfigError(f"unknown option {unknown[0]!r}. Options: {', '.join(_NAMES)}.")
-    for name, value in options.items():
+        raise ConfigError(f"unknown option {unknown[0]!r}. Options: {', '.join(NAMES)}.")
+    for name, value in (("lr", lr), *options.items()):
         if callable(value):
             raise ConfigError(
                 f"{name} is a function, which a state dict cannot hold. Use a scheduler of "
@@ -60,7 +60,7 @@ def defaults(lr: Any, options: Mapping[str, Any]) -> Group:
     if isinstance(step_size, Mapping):
         options["step_size"] = RelativeStep(**step_size)
     config = Config(lr=_number(lr), **options)
-    group = {name: _plain(getattr(config, name)) for name in _NAMES}
+    group = {name: _plain(getattr(config, name)) for name in NAMES}
     if lr is None:
         # A number for schedulers to multiply; what it multiplies is the paper's relative step.
         group["lr"] = 1.0
@@ -72,7 +72,7 @@ def defaults(lr: Any, options: Mapping[str, Any]) -> Group:
 
 def config(group: Group) -> Config:
     """The options of one tensor of this group; what moves is read anew at every step."""
-    values = {name: group[name] for name in _NAMES}
+    values = {name: group[name] for name in NAMES}
     values = {name: _tuples(value) for name, value in values.items()}
     values["step_size"] = values["step_size"] and RelativeStep(**values["step_size"])
     checked = Config(**{**values, "lr": _number(values["lr"])})
@@ -87,7 +87,7 @@ def config(group: Group) -> Config:
 def static(group: Group) -> tuple[Any, ...]:
     """What a Config has to be made anew for."""
     moving = [group[name] is None for name in ("beta1",)] + [group["weight_decay"] == 0]
-    return (*moving, *(_frozen(group[name]) for name in _NAMES if name not in MOVING))
+    return (*moving, *(_frozen(group[name]) for name in NAMES if name not in MOVING))
 
 
 def _number(lr: Any) -> Any:

@@ -1,0 +1,64 @@
+"""What the model reads: text that comes with every Python, as character numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from torch import Tensor
+
+MODULES = (
+    *("argparse", "ast", "dataclasses", "datetime", "difflib", "doctest", "enum", "functools"),
+    *("inspect", "optparse", "statistics", "subprocess", "tarfile", "threading", "typing"),
+    "zipfile",
+)
+HELD_OUT_MODULES = ("calendar", "textwrap")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Character numbers, (length,) int64 each."""
+
+    train: Tensor
+    held_out: Tensor
+    sha256: str
+
+
+def _topics() -> list[str]:
+    return [topics[name] for name in sorted(topics)]
+
+
+ALPHABET = {c: k for k, c in enumerate(sorted(set("".join(_topics()))))}
+
+
+@cache
+def read_text(name: str) -> Text:
+    """ "topics": the help pages, English prose about Python, every tenth page held out.
+
+    "source": modules of the standard library, two held out; without the few characters that the
+    help pages lack.
+    """
+    if name == "topics":
+        pages = _topics()
+        return _text([p for k, p in enumerate(pages) if k % 10 != 5], pages[5::10])
+    return _text([_source(m) for m in MODULES], [_source(m) for m in HELD_OUT_MODULES])
+
+
+def _source(module: str) -> str:
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _text(train: list[str], held_out: list[str]) -> Text:
+    def encoded(pages: list[str]) -> Tensor:
+        return torch.tensor([ALPHABET[c] for c in "".join(pages) if c in ALPHABET])
+
+    digest = hashlib.sha256("".join(train + held_out).encode()).hexdigest()
+    return Text(encoded(train), encoded(held_out), digest)

@@ -1,0 +1,280 @@
+"""adafactor_torch.Adafactor judged by the kit, by a fake GPU, and on tensors of every layout."""
+
+import warnings
+from dataclasses import fields
+
+import pytest
+
+import adafactor_core as af
+from _close import close, dtype_of
+from _run import core, normal
+from adafactor_core import conformance as kit
+from adafactor_core._config import resolve
+from adafactor_core.conformance._trees import leaves, map_leaves, rebuild
+
+try:
+    import torch
+
+    from adafactor_torch import Adafactor
+except ImportError:  # then the fixture `backend` skips
+    torch = None
+try:
+    import numba  # noqa: F401
+
+    COMPILED = [False, True]
+except ImportError:
+    COMPILED = [False]
+
+pytestmark = pytest.mark.backends("torch")
+OPTIONS = [f.name for f in fields(af.Config) if f.name not in ("_", "rules")]
+WHOLE_STEP = ("seed", "max_grad_norm", "nonfinite", "telemetry", "max_scratch_bytes")
+
+
+def schedules(config):
+    """The options that torch users would set from outside, as functions of t."""
+    return {n: f for n in OPTIONS if callable(f := getattr(config, n))}
+
+
+def group(config, named):
+    """A parameter group of these options; rules are groups in torch."""
+    options = {n: getattr(config, n) for n in OPTIONS if n not in WHOLE_STEP}
+    options |= {n: f(1) for n, f in schedules(config).items()}
+    return {"params": named, **options}
+
+
+class AsTorchOptimizer:
+    """adafactor_torch.Adafactor as a subject of the kit: rules as groups, schedules set by hand."""
+
+    device = "cpu"
+    mode = "in place"
+
+    def __init__(self, compiled):
+        self.name = "torch.optim, compiled" if compiled else "torch.optim, plain"
+        (self.core,) = kit.core_subjects("torch", "eager")
+        self.compiled = compiled
+        self.lacks = self.core.lacks
+
+    def start(self, case, params):
+        config, paths = self.core.config(case), list(params)
+        ruled = resolve(config, paths)
+        configs = {id(c): c for c in ruled}
+        groups = [
+            group(c, [(p, params[p]) for p, o in zip(paths, ruled, strict=True) if o is c])
+            for c in configs.values()
+        ]
+        whole = {n: getattr(config, n) for n in WHOLE_STEP}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", af.LowPrecisionWarning)
+            optimizer = Adafactor(groups, compiled=self.compiled, **whole)
+        return optimizer, list(configs.values())
+
+    def trajectory(self, case, dtype):
+        case, after, moments, steps = case.at(dtype), [], [], []
+        tree = map_leaves(torch.nn.Parameter, self.core.arrays(case.params, dtype))
+        params = leaves(tree)
+        optimizer, configs = self.start(case, params)
+        for t, (grads, scale) in enumerate(case.attempts(), 1):
+            if t > 1:  # a skipped step does not count
+                t = 1 + max(int(s["step"]) for s in optimizer.state.values())
+            for options, config in zip(optimizer.param_groups, configs, strict=True):
+                options |= {n: f(t) for n, f in schedules(config).items()}
+            for path, g in leaves(self.core.arrays(grads, dtype)).items():
+                params[path].grad = g
+            optimizer.grad_scale = scale
+            optimizer.step()
+            after.append(self.core.numbers(tree, dtype))
+            states = {p: optimizer.state[x] for p, x in params.items()}
+            slots = {
+                p: af.Moments(*(s.get(n) for n in af.Moments._fields)) for p, s in states.items()
+            }
+            moments.append(self.core.numbers(rebuild(tree, slots)))
+            steps.append(max(int(s["step"]) for s in states.values()))
+        return kit.Trajectory(after, (), moments, steps, ())
+
+
+@pytest.mark.parametrize("dtype", kit.DTYPES)
+@pytest.mark.parametrize("compiled", COMPILED, ids=["plain", "compiled"][: len(COMPILED)])
+def test_conformance(backend, compiled, dtype):
+    results = list(kit.run(AsTorchOptimizer(compiled), [dtype], drawn=6))
+    bad = [r for r in results if r.verdict not in ("ok", "skipped")]
+    assert not bad, "\n".join(str(r) for r in bad)
+    if dtype in ("float32", "float64"):
+        assert sum(r.verdict == "ok" for r in results) >= 6
+
+
+FAKE = {
+    "default": {},
+    "momentum, decay": {"beta1": 0.9, "weight_decay": 0.1},
+    "norm, skipped tensors, telemetry": {
+        "max_grad_norm": 1.0, "nonfinite": "skip_tensor", "telemetry": True,
+    },
+    "skipped steps": {"nonfinite": "skip_step", "weight_decay": 0.1},
+    "stochastic": {"rounding": "stochastic", "clip_threshold": None},
+    "kahan, int8": {"rounding": "kahan", "beta1": 0.9, "momentum_dtype": "int8"},
+    "streamed": {"max_scratch_bytes": 1024},
+}  # fmt: skip
+DTYPES = {"w": "float32", "b": "bfloat16", "s": "float64", "long": "bfloat16", "h": "float16"}
+SIZES = {"w": (6, 5), "b": (5,), "s": (), "long": (30, 100), "h": (2, 3, 4)}
+
+
+def fake_step(device, lr, options, steps=2):
+    """A whole step and the next one; returns the optimizer."""
+    params = [
+        (n, torch.zeros(SIZES[n], dtype=getattr(torch, d), device=device))
+        for n, d in DTYPES.items()
+    ]
+    if lr not in (None, 0.1):
+        lr = torch.tensor(0.1, device=lr)
+    optimizer = Adafactor(params, lr=lr, **options)
+    for _ in range(steps):
+        for _, p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    if options.get("telemetry"):
+        assert optimizer.metrics().keys() == DTYPES.keys()
+    return optimizer
+
+
+@pytest.mark.parametrize("lr", [None, 0.1, "cpu", "cuda"])
+@pytest.mark.parametrize("name", FAKE)
+def test_a_fake_gpu_sees_no_host_sync_and_no_other_device(backend, name, lr):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        optimizer = fake_step("cuda", lr, FAKE[name])
+        states = [a for s in optimizer.state.values() for a in s.values()]
+        assert {a.device.type for a in [*optimizer.state, *states]} == {"cuda"}
+
+
+def test_a_group_on_a_fake_gpu_may_have_its_own_tensor_lr(backend):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        lr, p = torch.tensor(0.1, device="cuda"), torch.zeros(3, device="cuda")
+        optimizer = Adafactor([{"params": [p], "lr": lr.clone()}], lr=lr)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("lr", [None, 0.1, "cpu"])
+@pytest.mark.parametrize("name", FAKE)
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_cpu_tensors_are_not_read_one_by_one_either(backend, name, lr, compiled):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        reads = 0
+
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            self.reads += op is torch.ops.aten._local_scalar_dense.default
+            return op(*args, **(kwargs or {}))
+
+    with Count() as count:
+        fake_step("cpu", lr, {**FAKE[name], "compiled": compiled})
+        assert count.reads == 0
+        torch.ones(()).item()
+    assert count.reads == 1
+
+
+def follow(backend, params, swap, compiled, grad=lambda g: g):
+    """Steps with something done to the parameters in between, against the core."""
+    start = {n: backend.numpy(p) for n, p in params.items()}
+    grads = [{n: normal(p.shape, seed=t) for n, p in params.items()} for t in range(1, 4)]
+    options = {"lr": 0.1, "beta1": 0.9}
+    after, _ = core(backend, start, grads, af.Config(**options))
+    optimizer = Adafactor(params.items(), compiled=compiled, **options)
+    for t, now in enumerate(grads):
+        for n, p in params.items():
+            p.grad = grad(backend.asarray(now[n]))
+        optimizer.step()
+        for n, p in params.items():
+            close(backend.numpy(p), after[t][n], 1e-6, n)
+            swap(p, optimizer.state[p])
+
+
+LEFT = []  # memory that nothing may write to any more; kept, so that a kernel that does is no crash
+
+
+def moved(p, state):
+    """What FSDP, offloading and model.to() do: other memory under the same parameter."""
+    LEFT.append(p.data)
+    p.data = p.data.clone()
+    LEFT[-1].fill_(3)
+
+
+def moved_state(p, state):
+    for a in state.values():
+        moved(a, None)
+
+
+def transposed(p, state):
+    """The same numbers in the same memory order, and then in another: strides change alone."""
+    old = p.data.clone()
+    p.data = p.data.t()
+    p.data.copy_(old)
+
+
+SWAPS = {"parameter": moved, "state": moved_state, "strides": transposed}
+
+
+@pytest.mark.parametrize("name", SWAPS)
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_memory_may_change_under_a_tensor(backend, name, compiled):
+    params = {n: torch.nn.Parameter(backend.asarray(normal((4, 4), seed=k)))
+              for k, n in enumerate("ab")}  # fmt: skip
+    follow(backend, params, SWAPS[name], compiled)
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_strided_and_shared_memory(backend, compiled):
+    base = backend.asarray(normal((8, 10)))
+    flat = backend.asarray(normal((30,)))
+    params = {"t": base.clone().t(), "part": base[::2, 1:], "view": flat[10:].view(4, 5)}
+    follow(backend, params, lambda p, s: None, compiled)
+    follow(backend, params, lambda p, s: None, compiled, lambda g: g.t().contiguous().t())
+
+
+@pytest.mark.parametrize("given", ["float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_gradients_of_another_dtype(backend, given, compiled):
+    x, g = torch.nn.Parameter(torch.ones(4, 3)), backend.asarray(normal((4, 3)), given)
+    x.grad_dtype = None
+    x.grad = g
+    want, _ = af.step(x.detach().clone(), g, af.init(x), af.Config(lr=0.1))
+    Adafactor([x], lr=0.1, compiled=compiled).step()
+    assert dtype_of(x) == "float32"
+    close(backend.numpy(x), backend.numpy(want), 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own: FSDP's deprecations
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_distributed_checkpoint_in_one_process(backend, named, flat):
+    from torch.distributed.checkpoint import state_dict as dcp
+
+    def made():
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)).bfloat16()
+        params = model.named_parameters() if named else model.parameters()
+        return model, Adafactor(params, **FAKE["kahan, int8"])
+
+    def step(model, optimizer):
+        model(torch.ones(5, 4, dtype=torch.bfloat16)).float().square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    how = dcp.StateDictOptions(flatten_optimizer_state_dict=flat)
+    model, optimizer = made()
+    step(model, optimizer)
+    saved = dcp.get_optimizer_state_dict(model, optimizer, options=how)
+    again, other = made()
+    again.load_state_dict(model.state_dict())
+    dcp.set_optimizer_state_dict(again, other, saved, options=how)
+    for _ in range(2):
+        step(model, optimizer)
+        step(again, other)
+    for p, q in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(p, q)
+        for name, a in optimizer.state[p].items():
+            assert a.dtype == other.state[q][name].dtype
+            assert torch.equal(a, other.state[q][name])
