@@ -52,11 +52,11 @@ def test_quick_training(tmp_path: Path) -> None:
     done = subprocess.run([*words, "--out", str(out)], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     files = sorted(out.iterdir())
-    assert [f.name for f in files] == ["rates.png", "transformer.json", "transformer.png"]
+    assert [f.name for f in files] == ["transformer.json", "transformer.png"]
     for file in files:
         assert f"written: {file}" in done.stdout
     record = json.loads(files[1].read_text())
-    assert list(record["experiments"])[:2] == ["scratch", "tune"]
+    assert list(record["experiments"]) == ["scratch", "tune"]
     for experiment in record["experiments"].values():
         check(experiment)
 

@@ -165,6 +165,26 @@ def test_decay_alone(backend):
     assert len(np.unique(ends["stochastic"])) > 1
 
 
+@pytest.mark.parametrize("scale", [True, False], ids=["scaled", "unscaled"])
+@pytest.mark.backends("numpy", "torch", "cupy")
+def test_kahan_decays_the_sum_and_scales_by_the_stored(backend, scale):
+    """By hand: a compensation of half a unit, a decay of a half, the sign as the direction."""
+    dtype = backend.dtypes[-1]
+    config = af.Config(
+        0.25, rounding="kahan", weight_decay=0.5, weight_decay_by="none", scale_parameter=scale
+    )
+    unit = 2.0 ** (1 - DIGITS[dtype][0])
+    x, g = backend.asarray([1.0, -1.0, 1.0], dtype), backend.asarray([1.0, 1.0, -1.0], dtype)
+    state = af.init(x, config)
+    rest = backend.asarray(np.array([0.5, 0.25, -0.25]) * unit, dtype)
+    state = state._replace(moments=state.moments._replace(compensation=rest))
+    new, after = af.step(x, g, state, config)
+    total = backend.numpy(new) + backend.numpy(after.moments.compensation)
+    want = (backend.numpy(x) + backend.numpy(rest)) * 0.5 - 0.25 * backend.numpy(g)  # RMS(X) = 1
+    np.testing.assert_allclose(total, want, rtol=0, atol=2.0**-20)
+    assert np.any(backend.numpy(after.moments.compensation) != 0)
+
+
 @NARROW
 @KINDS
 @pytest.mark.parametrize("name", ["defaults", "momentum and decay", "in blocks"])
