@@ -31,7 +31,9 @@ def convert_state(
     Momentum is rounded to its new dtype (int8 by blocks), or starts at 0 where there was none; a
     compensation that was not there starts at 0, and one that is no longer wanted is dropped: to
     keep it, add it to the parameters first, which loses nothing in float32. Counters and metrics
-    come and go. The second moment has to fit: raises StateError where axes or dtype differ.
+    come and go. Counts of "skip_step" look like those of "skip_tensor", by which a tensor's decay
+    goes: set `moments.skipped` to 0 on the way from the first to the second. The second moment has
+    to fit: raises StateError where axes or dtype differ.
     """
     config = as_config(config)
     if not isinstance(state, State):

@@ -68,6 +68,8 @@ def share_of_norm(w: Work) -> Array:
         x2 = sum_to(w.xp, w.partials["x2"].value, squares.shape)
         squares = choose(squares <= limit, squares, 0.0)
         squares = choose(x2 <= limit * MARGIN, squares, 0.0)
+        if w.peak is not None:
+            squares = choose(w.peak <= limit, squares, 0.0)
     return squares * (w.whole.unit / w.unit) ** 2
 
 
@@ -150,7 +152,7 @@ def unscaling(grad_scale: Any) -> Any:
     real = shape == () and not isinstance(grad_scale, str | bytes | bool)
     try:
         number = float(grad_scale) if real else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and number > 0.0):
         raise ConfigError(

@@ -10,7 +10,7 @@ import optree
 from ._config import Config
 from ._errors import StateError
 from ._formulas import clip_factor, step_size
-from ._numerics import Array, Namespace, device, namespace, square_root
+from ._numerics import Array, Namespace, choose, device, namespace, square_root
 from ._schedules import Rates
 from ._state import Moments, State
 from ._work import Work
@@ -115,7 +115,8 @@ def _range(moments: Moments) -> tuple[Array, Array]:
     rows = tuple(a for a, (r, c) in sizes if c == 1 != r)
     cols = tuple(a for a, (r, c) in sizes if r == 1 != c)
     # The quotient first: it has no unit, while a product of two statistics may underflow.
-    thin = row / xp.mean(row, axis=rows, keepdims=True)
+    mean = xp.mean(row, axis=rows, keepdims=True)
+    thin = row / choose(mean > 0, mean, 1.0)
 
     def extreme(of: Any) -> Array:
         return of(of(thin, axis=rows, keepdims=True) * of(col, axis=cols, keepdims=True))

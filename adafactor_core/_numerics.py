@@ -212,7 +212,7 @@ def assign(out: Array, index: tuple[slice, ...], value: Array) -> None:
 
         torch.ops.aten.copy_(part(out, index), value)
     else:
-        out[index] = value
+        out[index or ...] = value
 
 
 def quiet(xp: Namespace) -> AbstractContextManager[Any]:

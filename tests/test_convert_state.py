@@ -165,19 +165,6 @@ def test_what_was_compensated_can_be_kept_in_wider_parameters():
     af.step(wide, {p: a.astype("f4") for p, a in drawn(4).items()}, converted, config)
 
 
-def test_steps_skipped_as_a_whole_are_no_skips_of_a_tensor():
-    """They did not advance t. Were they taken off it again, b would be 1 and forget V."""
-    x, config = np.ones(3), af.Config(0.1, factored=False, nonfinite="skip_step")
-    state = af.init(x, config)
-    for g in (1.0, np.nan, np.nan, 2.0):
-        x, state = af.step(x, np.full(3, g), state, config)
-    config = af.Config(0.1, factored=False, nonfinite="skip_tensor")
-    old, new = state.moments.full, af.convert_state(x, state, config)
-    _, after = af.step(x, np.full(3, 3.0), new, config)
-    b = 3**-0.8
-    np.testing.assert_allclose(after.moments.full, (1 - b) * old + b * 9.0, rtol=1e-12)
-
-
 def test_read_only_arrays_and_both_counters():
     row = {"rounding": "kahan", "momentum": None, "nonfinite": "propagate", "telemetry": False}
     x, state = trained(row)

@@ -87,4 +87,4 @@ def test_measured_results_are_those_of_the_guide() -> None:
     record = json.loads((FOLDER / "transformer.json").read_text())
     pages = [(FOLDER.parent / "training.md").read_text(), (FOLDER / "README.md").read_text()]
     for kind, row in record["experiments"]["scratch"]["table"].items():
-        assert any(f"{row['held_out']:.3f}" in page for page in pages), kind
+        assert any(f"{row['held_out']:.4f}" in page for page in pages), kind

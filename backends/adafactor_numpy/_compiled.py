@@ -72,8 +72,9 @@ class CompiledPasses:
             table.each_item("observe", table.outer, table.inner, table.x2, *table.tags,
                             table.scaled)  # fmt: skip
         else:
-            measures = table.clips or table.whole.guarded
-            table.measure_full(table.scaled, measures and not table.whole.normed, table.told)
+            # Before the norm is known U is not, but whether V overflows is.
+            measures = table.whole.guarded or (table.clips and not table.whole.normed)
+            table.measure_full(table.scaled, measures, table.told)
 
     def squares(self, works: Sequence[Work]) -> Any:
         table = _table(works)
@@ -82,6 +83,9 @@ class CompiledPasses:
             limit = LARGEST[table[0].width]
             x2 = np.bincount(table.items[:, k.TENSOR], table.x2, len(table))
             table.normal = (squares <= limit) & (x2 <= limit * MARGIN)
+            if not table.factored:
+                peaks = np.bincount(table.items[:, k.TENSOR], table.peaks, len(table))
+                table.normal &= peaks < np.inf
             squares = np.where(table.normal, squares, 0.0)
         return float(np.sum(squares * (table.whole.unit / table.units) ** 2))
 
