@@ -55,7 +55,7 @@ def test_quick_training(tmp_path: Path) -> None:
     assert [f.name for f in files] == ["transformer.json", "transformer.png"]
     for file in files:
         assert f"written: {file}" in done.stdout
-    record = json.loads(files[1].read_text())
+    record = json.loads(files[0].read_text())
     assert list(record["experiments"]) == ["scratch", "tune"]
     for experiment in record["experiments"].values():
         check(experiment)
