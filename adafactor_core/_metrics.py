@@ -104,7 +104,7 @@ def _range(moments: Moments) -> tuple[Array, Array]:
         if not math.prod(moments.full.shape):
             nothing = xp.zeros((), dtype=moments.full.dtype, device=device(moments.full))
             return nothing, nothing
-        return xp.min(moments.full), xp.max(moments.full)
+        return xp.asarray(xp.min(moments.full)), xp.asarray(xp.max(moments.full))
     row: Array = moments.row
     col: Array = moments.col
     xp = namespace(row)
@@ -119,7 +119,9 @@ def _range(moments: Moments) -> tuple[Array, Array]:
     thin = row / choose(mean > 0, mean, 1.0)
 
     def extreme(of: Any) -> Array:
-        return of(of(thin, axis=rows, keepdims=True) * of(col, axis=cols, keepdims=True))
+        return xp.asarray(
+            of(of(thin, axis=rows, keepdims=True) * of(col, axis=cols, keepdims=True))
+        )
 
     return extreme(xp.min), extreme(xp.max)
 

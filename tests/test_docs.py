@@ -32,6 +32,7 @@ def test_code_blocks_run_in_order(page, tmp_path, monkeypatch):
 
 def test_there_are_blocks_to_run():
     assert len(blocks(DOCS / "embedding.md")) >= 6
+    assert len(blocks(DOCS / "training.md")) >= 7
     assert len(blocks(README)) >= 2
 
 

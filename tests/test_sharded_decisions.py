@@ -182,13 +182,15 @@ def test_the_norm_is_that_of_the_whole(options, most):
     assert set(mesh.calls.values()) == {2 * len(grads)}
 
 
-def test_every_rank_leaves_the_same_out_of_the_norm():
-    """2e19 in one piece: its square overflows there, while the sum for the norm does not."""
+@pytest.mark.parametrize("hurt", ["c", "experts"])
+def test_every_rank_leaves_the_same_out_of_the_norm(hurt):
+    """One square overflows in one piece, while the norm's sum does not; or an expert is NaN."""
     options = {"lr": 0.1, "factored": False, "max_grad_norm": 1.0, "nonfinite": "skip_tensor"}
-    grads = [drawn(1, bad=[("c", (2, 7, 299), 2e19)])]
-    mesh, shards, _, state = both(options, grads)
-    assert int(state.moments["c"].skipped) == 1
-    for path in ("w", "b", "experts"):
+    start = drawn(0, bad=[("experts", (3, 2, 1), np.nan)] if hurt == "experts" else [])
+    grads = [drawn(1, bad=[("c", (2, 7, 299), 2e19)] if hurt == "c" else [])]
+    mesh, shards, _, state = both({**options, **STACK}, grads, start)
+    assert int(state.moments[hurt].skipped) == 1
+    for path in ("w", "b"):
         got = merged(mesh, shards, path, lambda out, p: out[1].moments[p].full)
         close_entries(got, state.moments[path].full, STATE["float32"], path)
 

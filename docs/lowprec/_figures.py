@@ -98,7 +98,7 @@ def _excess(ax: Axes, runs: Mapping[str, Any]) -> None:
             ax.plot(steps, above.T, color=style["color"], lw=0.6, alpha=0.5)
     _one_percent(ax)
     ax.set_xlabel("step")
-    ax.legend(title="thin: single seeds", loc="upper left")
+    ax.legend(title="thin: single seeds", loc="lower right")
 
 
 def _one_percent(ax: Axes) -> None:
