@@ -61,15 +61,25 @@ def judged(w: Work) -> Any:
     return w.xp.reshape(w.xp.astype(odd > 0, w.dtype), ())
 
 
+def marked(w: Work) -> Partial:
+    """The squares of the gradient, infinite where something else keeps the tensor from moving.
+
+    Before they are added up over shards, so that every rank leaves the same out of the norm, also
+    for what a single one can see: its own slices of X and V.
+    """
+    g2, limit = w.partials["g2"], LARGEST[w.width]
+    x2 = sum_to(w.xp, w.partials["x2"].value, tuple(g2.value.shape))
+    value = choose(x2 <= limit * MARGIN, g2.value, math.inf)
+    if w.peak is not None:
+        value = choose(w.peak <= limit, value, math.inf)
+    return g2._replace(value=value)
+
+
 def share_of_norm(w: Work) -> Array:
     """(unit*G)**2 summed over the tensor, in the unit of the whole; of a skipped tensor nothing."""
-    squares, limit = w.partials["g2"].value, LARGEST[w.width]
+    squares = w.partials["g2"].value
     if w.whole.guarded:
-        x2 = sum_to(w.xp, w.partials["x2"].value, squares.shape)
-        squares = choose(squares <= limit, squares, 0.0)
-        squares = choose(x2 <= limit * MARGIN, squares, 0.0)
-        if w.peak is not None:
-            squares = choose(w.peak <= limit, squares, 0.0)
+        squares = choose(squares <= LARGEST[w.width], squares, 0.0)
     return squares * (w.whole.unit / w.unit) ** 2
 
 

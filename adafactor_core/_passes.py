@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any, Protocol
 
 from . import _sweeps as sweeps
-from ._decisions import find_odd, gathered, judged, share_of_norm
+from ._decisions import find_odd, gathered, judged, marked, share_of_norm
 from ._metrics import Metrics, metrics_of
 from ._numerics import quiet
 from ._rounding import BLOCK
@@ -68,6 +68,8 @@ class ArrayPasses:
         for w in works:
             with quiet(w.xp) if w.whole.guarded else nullcontext():
                 sweeps.observe(w, self._blocks(w))
+                if w.whole.guarded and w.whole.normed:
+                    w.partials["g2"] = marked(w)
 
     def advance(self, works: Sequence[Work]) -> None:
         for w in works:
