@@ -24,6 +24,8 @@ from ._numerics import (
     on_host,
     square_root,
     sum_to,
+    wide,
+    wide_dtype,
 )
 from ._work import Partial, Whole, Work
 
@@ -158,7 +160,8 @@ def unscaling(grad_scale: Any) -> Any:
         return None
     shape = getattr(grad_scale, "shape", ())
     if hasattr(grad_scale, "shape") and shape == () and not on_host(grad_scale):
-        return 1.0 / grad_scale
+        xp = namespace(grad_scale)  # widened first: in 16 bits the reciprocal is rounded
+        return 1.0 / wide(xp, grad_scale, wide_dtype(xp, grad_scale))
     real = shape == () and not isinstance(grad_scale, str | bytes | bool)
     try:
         number = float(grad_scale) if real else math.nan

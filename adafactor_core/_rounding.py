@@ -108,6 +108,8 @@ class Draws(NamedTuple):
         starts = [a + b for a, b in zip(starts, self.offset or (0,), strict=True)]
         rank = len(sizes)
         key = self.tensor_key(key, stream)
+        if not isinstance(key, int):
+            key = xp.reshape(key, (1,) * rank)
 
         def along(axis: int, stride: int) -> Array:
             # The start is added afterwards: int32 wraps, an arange beyond 2**31 is an error.

@@ -102,7 +102,8 @@ class Adafactor:
 
     @config.setter
     def config(self, config: Config) -> None:
-        plans = planned(self._leaves, as_config(config), None)
+        config = as_config(config)
+        plans = planned(self._leaves, config, None)
         self._check_moments(self._moments, plans)
         self._config = config
         self._plan(config)
