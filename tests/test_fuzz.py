@@ -176,6 +176,8 @@ def test_an_error_after_a_change_and_an_untyped_one_fail(monkeypatch, error, che
 
 
 def test_a_campaign_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    if "jax" in sys.modules:
+        pytest.skip("its workers are forks, and JAX runs threads in this process")
     out = tmp_path / "fuzz.json"
     out.with_suffix(".md").write_text(f"words\n{report.MARK}\nold")
     monkeypatch.setattr(run, "CHUNK", 1)
