@@ -103,16 +103,13 @@ def gathered(values: Sequence[Any]) -> Any:
 
 def clip_globally(whole: Whole, squares: Any) -> None:
     """Sets the gain of all gradients; `squares`: the sum of (unit*G)**2 over all tensors."""
-    most = whole.options.max_grad_norm
-    gain = whole.unscale
-    if most is not None:
-        before = 1.0 if gain is None else gain
-        # A norm that overflowed would otherwise make every gradient 0, in silence.
-        norm = exposed(square_root(squares) * (1.0 / whole.unit) * before)
-        # norm >= most, not <=: NaN has to come through, as it does when gradients are clipped.
-        clip = at_most(most / norm, 1.0) if not isinstance(norm, float) else _ratio(most, norm)
-        gain = clip * before
-    whole.gain = gain
+    most: Any = whole.options.max_grad_norm
+    before = 1.0 if whole.unscale is None else whole.unscale
+    # A norm that overflowed would otherwise make every gradient 0, in silence.
+    norm = exposed(square_root(squares) * (1.0 / whole.unit) * before)
+    # NaN has to come through, as it does when gradients are clipped.
+    clip = _ratio(most, norm) if isinstance(norm, float) else at_most(most / norm, 1.0)
+    whole.gain = clip * before
 
 
 def _ratio(most: float, norm: float) -> float:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._decisions import clip_globally, decide, gathered
-from ._numerics import (
-    Array,
-)
+from ._numerics import Array
 from ._passes import Passes
 from ._work import Partial, Work
 
