@@ -4,67 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Mapping
+from math import prod
+from typing import Any, cast
 
 import torch
 from array_api_compat import torch as xp
 from torch.optim import Optimizer
 
-from adafactor_core import (
-    ArrayPasses,
-    Config,
-    ConfigError,
-    DTypeError,
-    Metrics,
-    Moments,
-    StateError,
-    TreeError,
-    Work,
-)
+from adafactor_core import Config, ConfigError, Metrics, StateError, TreeError, Work
 from adafactor_core._decisions import advanced, counted, unscaling
-from adafactor_core._factoring import Layout, layout, small_unit
+from adafactor_core._factoring import layout, small_unit
 from adafactor_core._numerics import assign, namespace
-from adafactor_core._order import Group as Arranged
-from adafactor_core._order import arrange, run
-from adafactor_core._prepare import given_up, make_work, own_rates
-from adafactor_core._schedules import Clock
-from adafactor_core._state import NO_MOMENTS, check, counts, slots, zeros
+from adafactor_core._order import run
+from adafactor_core._state import counts, slots, zeros
 from adafactor_core._step import warn_of_frozen
-from adafactor_core._tree import check_dtype, check_grad
+from adafactor_core._tree import check_dtype
 from adafactor_core._work import Whole
 
-from ._cpu import compiled_passes
 from ._loading import exact, matched
 from ._options import NAMES, WHOLE_STEP, Group, config, defaults, static
-
-
-class Row(NamedTuple):
-    """A parameter that has a gradient, and what belongs to it."""
-
-    path: str
-    param: torch.Tensor
-    grad: torch.Tensor
-    options: Config
-    plan: Layout
-    state: dict[str, Any]
-
-    def moments(self) -> Moments:
-        """The slots that its state has."""
-        return Moments(*(self.state.get(name) for name in Moments._fields))
-
-    def identity(self) -> tuple[Any, ...]:
-        """What has to stay for what was prepared for it to stay valid: objects and memory."""
-        slots = self.state.values()
-        place = (_place(self.param), self.param.stride())
-        return (id(self.param), id(self.options), *place, *map(id, slots), *map(_place, slots))
-
-    def lag(self) -> Moments:
-        """Its counter of skips alone, as a host array where it is in CPU memory."""
-        skipped = self.state.get("skipped")
-        if skipped is None:
-            return NO_MOMENTS
-        return NO_MOMENTS._replace(skipped=skipped.numpy() if _on_cpu(skipped) else skipped)
+from ._plan import Plan, told
+from ._rows import Row, checked_grad
+from ._sharded import Placed, Sums, distribute, is_distributed, local, placed, placed_like
 
 
 class Adafactor(Optimizer):
@@ -105,8 +67,9 @@ class Adafactor(Optimizer):
 
     def _forget(self) -> None:
         self._configs: dict[int, tuple[Any, Config, Group]] = {}
-        self._kept: tuple[Any, list[Work]] = ((), [])
-        self._arranged: tuple[Any, Sequence[Sequence[Arranged]]] = ((), ())
+        self._plans: dict[Any, Plan] = {}
+        self._placed: dict[int, Placed] = {}
+        self._sums: Sums | None = None
         self._exact: dict[Any, dict[str, Any]] = {}
         self._told: dict[str, Metrics] = {}  # what a compiled step leaves behind
 
@@ -190,6 +153,7 @@ class Adafactor(Optimizer):
             taken.add(path)
             check_dtype(p, path)
             namespace(p), namespace(p.detach())  # looked up now, for the same reason
+            self._place(p, options, path)
             layout(tuple(p.shape), options, path)
             frozen.append((path, p, options))
         warn_of_frozen(frozen)
@@ -207,6 +171,14 @@ class Adafactor(Optimizer):
             known = self._configs[index] = (now, config(group), group)
         return known[1]
 
+    def _place(self, p: torch.Tensor, options: Config, path: str) -> Placed | None:
+        if id(p) not in self._placed:
+            found = placed(p, options, path)
+            if found is None:
+                return None
+            self._placed[id(p)], self._sums = found, None
+        return self._placed[id(p)]
+
     def _init_group(self, group: Group) -> None:
         """Gives every parameter of the group that has its first gradient a state.
 
@@ -220,33 +192,54 @@ class Adafactor(Optimizer):
                 continue
             if p.device not in fresh:
                 fresh[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
-            moments = zeros(xp, p, layout(tuple(p.shape), options, path), options)
+            plan, at = layout(tuple(p.shape), options, path), self._place(p, options, path)
+            moments = zeros(xp, local(p), plan, options)
             kept = {n: a for n, a in moments._asdict().items() if a is not None}
+            if at is not None:
+                shapes = {n: slot.shape for n, slot in slots(xp, p, plan, options).items()}
+                kept |= {n: distribute(a, shapes[n], at) for n, a in kept.items() if n != "skipped"}
             self.state[p] = {"step": fresh[p.device], **kept}
+        if self._placed and self._sums is None:
+            self._sums = self._made_sums()
 
-    def _rows(self) -> list[Row]:
-        """Every parameter that has a gradient; all of them checked, and given a state."""
+    def _made_sums(self) -> Sums:
+        parts = {}
+        for index, group in enumerate(self.param_groups):
+            for path, p in self._named(index, group):
+                if id(p) in self._placed:
+                    parts[path] = self._placed[id(p)]
+        return Sums(parts)
+
+    def _rows(self, only: torch.Tensor | None = None) -> list[Row]:
+        """Every parameter that has a gradient (or `only` this one), checked, and given a state."""
         rows = []
         for index, group in enumerate(self.param_groups):
             options = self._config(index, group)
             for path, p in self._named(index, group):
                 g = p.grad
-                if g is None:
+                if g is None or (only is not None and p is not only):
                     continue
-                usual = g.dtype is p.dtype and g.shape == p.shape and g.device == p.device
-                if not usual or g.layout is not torch.strided:
-                    _check_grad(path, p, g)
-                plan = layout(tuple(p.shape), options, path)
-                rows.append((path, p, g, options, plan))
+                checked_grad(path, p, g)
+                at = self._place(p, options, path) if is_distributed(p) else None
+                if at is not None or is_distributed(g):
+                    g = local(placed_like(g, p, path))
+                rows.append((path, p, g, options, layout(tuple(p.shape), options, path), at))
         for group in self.param_groups:
             self._init_group(group)
-        return [Row(*row, cast(dict[str, Any], self.state[row[1]])) for row in rows]
+        states = [cast(dict[str, Any], self.state[p]) for _, p, *_ in rows]
+        return [
+            Row(path, local(p), g, options, plan, at, p, state)
+            for (path, p, g, options, plan, at), state in zip(rows, states, strict=True)
+        ]
 
     def metrics(self) -> dict[str, Metrics]:
         """The numbers of the last step by parameter; needs `telemetry`. Read only when asked."""
         if not self.defaults["telemetry"]:
             raise StateError("there are no metrics without telemetry. Use telemetry=True.")
-        return self._told or _told(self._arranged[1])
+        found = dict(self._told)
+        for plan in self._plans.values():
+            found |= plan.metrics()
+        return found
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -257,74 +250,29 @@ class Adafactor(Optimizer):
                 loss = closure()
         rows = self._rows()
         if rows:
-            self._step(rows)
+            self._step(rows, None)
         return loss
 
-    def _step(self, rows: list[Row]) -> None:
-        whole_options = rows[0].options
+    def _step(self, rows: list[Row], key: Any) -> None:
+        """`key`: of the plan that these rows go by."""
+        if key not in self._plans:
+            self._plans[key] = Plan(self.defaults["compiled"])
+        plan = self._plans[key]
         unscale = unscaling(getattr(self, "grad_scale", None))
-        unit = small_unit(sum(row.param.numel() for row in rows))
-        whole = Whole(whole_options, unscale=unscale, unit=unit, gain=unscale)
-        works = self._works(rows, whole)
-        arranged = self._arrangement(works, rows)
+        unit = small_unit(sum(prod(row.plan.shape) for row in rows))
+        sums = self._sums if any(row.placed for row in rows) else None
+        whole = Whole(rows[0].options, sums is not None, unscale=unscale, unit=unit, gain=unscale)
+        works = plan.works(rows, whole)
+        groups = plan.groups(works, rows)
         try:
-            for together in arranged:
-                run(together, None)
+            for together in groups:
+                run(together, sums)
         finally:
             for work in works:
                 work.grad = None
         self._count(rows, works, whole)
         if whole.options.telemetry and torch.compiler.is_compiling():
-            self._told = _told(arranged)
-
-    def _works(self, rows: list[Row], whole: Whole) -> list[Work]:
-        clocks: dict[int, Clock] = {}
-        for row in rows:
-            counter = row.state["step"]
-            if id(counter) not in clocks:
-                clocks[id(counter)] = Clock(int(counter.numpy()) if _on_cpu(counter) else counter)
-        if torch.compiler.is_compiling():  # a trace keeps nothing
-            return [self._work(r, clocks[id(r.state["step"])], whole) for r in rows]
-        # Somebody may have put another tensor under a parameter, or another array into its state.
-        kept = tuple(r.identity() for r in rows)
-        if self._kept[0] != kept:
-            self._kept = (kept, [self._work(r, clocks[id(r.state["step"])], whole) for r in rows])
-            self._arranged = ((), ())
-        works = self._kept[1]
-        for row, work in zip(rows, works, strict=True):
-            clock = clocks[id(row.state["step"])]
-            rates = own_rates(clock, whole, row.options, row.param, work.width, row.lag())
-            key = clock.key(whole.options.seed, row.param) if work.draws else None
-            work.again(row.grad, rates, whole, key)
-        return works
-
-    def _work(self, row: Row, clock: Clock, whole: Whole) -> Work:
-        moments, origin = row.moments(), (0,) * row.param.ndim
-        check(moments, slots(xp, row.param, row.plan, row.options), row.path)
-        work = make_work(
-            row.path, row.options, row.plan, xp, row.param, row.grad,
-            moments._replace(skipped=row.lag().skipped), clock, "param", whole, origin,
-        )  # fmt: skip
-        work.moments = moments
-        work.into = given_up(work)
-        return work
-
-    def _arrangement(self, works: list[Work], rows: list[Row]) -> Sequence[Sequence[Arranged]]:
-        if torch.compiler.is_compiling():
-            return arrange(works, (ArrayPasses(stream=False),))  # the compiler fuses and blocks
-        kinds = tuple((w.grad.dtype, w.grad.is_contiguous()) for w in works)
-        if not self._arranged[1] or self._arranged[0] != kinds:
-            passes = compiled_passes(self.defaults["compiled"])
-            # Kernels take batches of one clock.
-            clocked: dict[int, list[Work]] = {}
-            for row, work in zip(rows, works, strict=True):
-                clocked.setdefault(id(row.state["step"]), []).append(work)
-            parts = [arrange(ws, (*passes, ArrayPasses())) for ws in clocked.values()]
-            found = [together for part in parts for together in part]
-            if works[0].whole.joint:
-                found = [[group for together in found for group in together]]
-            self._arranged = (kinds, found)
-        return self._arranged[1]
+            self._told = told(groups)
 
     def _count(self, rows: list[Row], works: list[Work], whole: Whole) -> None:
         """Moves the counters: in place where all that share one have moved."""
@@ -348,28 +296,3 @@ class Adafactor(Optimizer):
             else:
                 for row in same:
                     row.state["step"] = after
-
-
-def _told(arranged: Sequence[Sequence[Arranged]]) -> dict[str, Metrics]:
-    groups = [group for together in arranged for group in together]
-    return {w.path: m for p, ws in groups for w, m in zip(ws, p.metrics(ws), strict=True)}
-
-
-def _check_grad(path: str, p: torch.Tensor, g: torch.Tensor) -> None:
-    if g.layout is not torch.strided:
-        raise DTypeError(
-            f"the gradient of tensor {path!r} is sparse; Adafactor takes dense ones. "
-            f"Use sparse=False for its embedding."
-        )
-    check_grad(xp, p, g, path)
-
-
-def _place(x: torch.Tensor) -> int:
-    """Where kernels would write."""
-    return x.data_ptr() if _on_cpu(x) else 0
-
-
-def _on_cpu(x: torch.Tensor) -> bool:
-    """Whether the numbers are at hand: reading them waits for no device and breaks no trace."""
-    plain = type(x) is torch.nn.Parameter or type(x) is torch.Tensor
-    return plain and x.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -1,0 +1,92 @@
+"""What a step over the same tensors need not look up again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from array_api_compat import torch as xp
+
+from adafactor_core import ArrayPasses, Metrics, Work
+from adafactor_core._order import Group, arrange
+from adafactor_core._prepare import given_up, make_work, own_rates
+from adafactor_core._schedules import Clock
+from adafactor_core._state import check, slots
+from adafactor_core._work import Whole
+
+from ._cpu import compiled_passes
+from ._rows import Row, on_cpu
+
+
+class Plan:
+    """The records of some tensors and who takes them; made anew when an array was replaced."""
+
+    def __init__(self, compiled: bool | None) -> None:
+        self._compiled = compiled
+        self._identity: tuple[Any, ...] = ()
+        self._works: list[Work] = []
+        self._kinds: tuple[Any, ...] = ()
+        self._groups: Sequence[Sequence[Group]] = ()
+
+    def works(self, rows: list[Row], whole: Whole) -> list[Work]:
+        """The records at the start of a step."""
+        clocks: dict[int, Clock] = {}
+        for row in rows:
+            counter = row.state["step"]
+            if id(counter) not in clocks:
+                clocks[id(counter)] = Clock(int(counter.numpy()) if on_cpu(counter) else counter)
+        if torch.compiler.is_compiling():  # a trace keeps nothing
+            return [_work(r, clocks[id(r.state["step"])], whole) for r in rows]
+        # Somebody may have put another tensor under a parameter, or another array into its state.
+        identity = tuple(r.identity() for r in rows)
+        if self._identity != identity:
+            self._works = [_work(r, clocks[id(r.state["step"])], whole) for r in rows]
+            self._identity, self._groups = identity, ()
+        for row, work in zip(rows, self._works, strict=True):
+            clock = clocks[id(row.state["step"])]
+            rates = own_rates(clock, whole, row.options, row.param, work.width, row.lag())
+            key = clock.key(whole.options.seed, row.param) if work.draws else None
+            work.again(row.grad, rates, whole, key)
+        return self._works
+
+    def groups(self, works: list[Work], rows: list[Row]) -> Sequence[Sequence[Group]]:
+        """Who takes which records, in the order to `run` them."""
+        if torch.compiler.is_compiling():
+            return arrange(works, (ArrayPasses(stream=False),))  # the compiler fuses and blocks
+        kinds = (works[0].whole.sharded, *((w.grad.dtype, w.grad.is_contiguous()) for w in works))
+        if not self._groups or self._kinds != kinds:
+            passes = compiled_passes(self._compiled)
+            # Kernels take batches of one clock.
+            clocked: dict[int, list[Work]] = {}
+            for row, work in zip(rows, works, strict=True):
+                clocked.setdefault(id(row.state["step"]), []).append(work)
+            parts = [arrange(ws, (*passes, ArrayPasses())) for ws in clocked.values()]
+            found = [together for part in parts for together in part]
+            if works[0].whole.joint:
+                found = [[group for together in found for group in together]]
+            self._kinds, self._groups = kinds, found
+        return self._groups
+
+    def metrics(self) -> dict[str, Metrics]:
+        """By parameter, of the last step that went by this plan."""
+        return told(self._groups)
+
+
+def told(groups: Sequence[Sequence[Group]]) -> dict[str, Metrics]:
+    """The metrics of a step that has been taken."""
+    pairs = [pair for together in groups for pair in together]
+    return {w.path: m for p, ws in pairs for w, m in zip(ws, p.metrics(ws), strict=True)}
+
+
+def _work(row: Row, clock: Clock, whole: Whole) -> Work:
+    moments = row.moments()
+    check(moments, slots(xp, row.param, row.plan, row.options), row.path)
+    origin = row.placed.offset if row.placed else (0,) * row.param.ndim
+    work = make_work(
+        row.path, row.options, row.plan, xp, row.param, row.grad,
+        moments._replace(skipped=row.lag().skipped), clock, "param", whole, origin,
+    )  # fmt: skip
+    work.moments = moments
+    work.into = given_up(work)
+    return work

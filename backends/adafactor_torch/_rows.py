@@ -1,0 +1,72 @@
+"""A parameter with its gradient and state as a step sees them: local, plain, checked."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from array_api_compat import torch as xp
+
+from adafactor_core import Config, DTypeError, Moments
+from adafactor_core._factoring import Layout
+from adafactor_core._state import NO_MOMENTS
+from adafactor_core._tree import check_grad
+
+from ._sharded import Placed, local
+
+State = dict[str, Any]
+
+
+class Row(NamedTuple):
+    """A parameter that has a gradient, and what belongs to it; arrays are the parts held here."""
+
+    path: str
+    param: torch.Tensor
+    grad: torch.Tensor
+    options: Config
+    plan: Layout  # of the whole tensor
+    placed: Placed | None  # None: the tensor is not distributed
+    owner: torch.Tensor  # the parameter itself, which may be distributed
+    state: State  # the optimizer's; its arrays are distributed as the parameter is
+
+    def moments(self) -> Moments:
+        """The slots that its state has."""
+        return Moments(*(local(self.state.get(name)) for name in Moments._fields))
+
+    def identity(self) -> tuple[Any, ...]:
+        """What has to stay for what was prepared for it to stay valid: objects and memory."""
+        slots = self.state.values()
+        memory = (place(self.param), self.param.stride())
+        places = (place(local(a)) for a in slots)
+        return (id(self.owner), id(self.options), *memory, *map(id, slots), *places)
+
+    def lag(self) -> Moments:
+        """Its counter of skips alone, as a host array where it is in CPU memory."""
+        skipped = self.state.get("skipped")
+        if skipped is None:
+            return NO_MOMENTS
+        return NO_MOMENTS._replace(skipped=skipped.numpy() if on_cpu(skipped) else skipped)
+
+
+def checked_grad(path: str, p: torch.Tensor, g: torch.Tensor) -> None:
+    """Raises DTypeError, ShapeError or DeviceError, naming the parameter, unless `g` fits `p`."""
+    usual = g.dtype is p.dtype and g.shape == p.shape and g.device == p.device
+    if usual and g.layout is torch.strided:
+        return
+    if g.layout is not torch.strided:
+        raise DTypeError(
+            f"the gradient of tensor {path!r} is sparse; Adafactor takes dense ones. "
+            f"Use sparse=False for its embedding."
+        )
+    check_grad(xp, p, g, path)
+
+
+def place(x: torch.Tensor) -> int:
+    """Where kernels would write."""
+    return x.data_ptr() if on_cpu(x) else 0
+
+
+def on_cpu(x: torch.Tensor) -> bool:
+    """Whether the numbers are at hand: reading them waits for no device and breaks no trace."""
+    plain = type(x) is torch.nn.Parameter or type(x) is torch.Tensor
+    return plain and x.device.type == "cpu" and not torch.compiler.is_compiling()
