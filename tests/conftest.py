@@ -56,3 +56,17 @@ def backend(request: Any) -> Backend:
         if request.config.getoption("backend"):
             pytest.fail(f"--backend {request.param}: {error}", pytrace=False)
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def torch_is_here(backend: Backend) -> None:
+    """For modules that import torch themselves; seeds its global generator."""
+    backend.lib.manual_seed(0)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "compiled"])
+def compiled(request: Any) -> bool:
+    """Whether the adapter is to use Numba's passes."""
+    if request.param:
+        pytest.importorskip("numba")
+    return bool(request.param)

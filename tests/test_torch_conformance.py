@@ -1,105 +1,23 @@
 """adafactor_torch.Adafactor judged by the kit, by a fake GPU, and on tensors of every layout."""
 
-import warnings
-from dataclasses import fields
-
 import pytest
 
 import adafactor_core as af
 from _close import close, dtype_of
 from _run import core, normal
+from _torch import Adafactor, AsTorchOptimizer, judge
 from adafactor_core import conformance as kit
-from adafactor_core._config import resolve
-from adafactor_core.conformance._trees import leaves, map_leaves, rebuild
 
 try:
     import torch
-
-    from adafactor_torch import Adafactor
 except ImportError:  # then the fixture `backend` skips
     torch = None
-try:
-    import numba  # noqa: F401
-
-    COMPILED = [False, True]
-except ImportError:
-    COMPILED = [False]
-
 pytestmark = pytest.mark.backends("torch")
-OPTIONS = [f.name for f in fields(af.Config) if f.name not in ("_", "rules")]
-WHOLE_STEP = ("seed", "max_grad_norm", "nonfinite", "telemetry", "max_scratch_bytes")
-
-
-def schedules(config):
-    """The options that torch users would set from outside, as functions of t."""
-    return {n: f for n in OPTIONS if callable(f := getattr(config, n))}
-
-
-def group(config, named):
-    """A parameter group of these options; rules are groups in torch."""
-    options = {n: getattr(config, n) for n in OPTIONS if n not in WHOLE_STEP}
-    options |= {n: f(1) for n, f in schedules(config).items()}
-    return {"params": named, **options}
-
-
-class AsTorchOptimizer:
-    """adafactor_torch.Adafactor as a subject of the kit: rules as groups, schedules set by hand."""
-
-    device = "cpu"
-    mode = "in place"
-
-    def __init__(self, compiled):
-        self.name = "torch.optim, compiled" if compiled else "torch.optim, plain"
-        (self.core,) = kit.core_subjects("torch", "eager")
-        self.compiled = compiled
-        self.lacks = self.core.lacks
-
-    def start(self, case, params):
-        config, paths = self.core.config(case), list(params)
-        ruled = resolve(config, paths)
-        configs = {id(c): c for c in ruled}
-        groups = [
-            group(c, [(p, params[p]) for p, o in zip(paths, ruled, strict=True) if o is c])
-            for c in configs.values()
-        ]
-        whole = {n: getattr(config, n) for n in WHOLE_STEP}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", af.LowPrecisionWarning)
-            optimizer = Adafactor(groups, compiled=self.compiled, **whole)
-        return optimizer, list(configs.values())
-
-    def trajectory(self, case, dtype):
-        case, after, moments, steps = case.at(dtype), [], [], []
-        tree = map_leaves(torch.nn.Parameter, self.core.arrays(case.params, dtype))
-        params = leaves(tree)
-        optimizer, configs = self.start(case, params)
-        for t, (grads, scale) in enumerate(case.attempts(), 1):
-            if t > 1:  # a skipped step does not count
-                t = 1 + max(int(s["step"]) for s in optimizer.state.values())
-            for options, config in zip(optimizer.param_groups, configs, strict=True):
-                options |= {n: f(t) for n, f in schedules(config).items()}
-            for path, g in leaves(self.core.arrays(grads, dtype)).items():
-                params[path].grad = g
-            optimizer.grad_scale = scale
-            optimizer.step()
-            after.append(self.core.numbers(tree, dtype))
-            states = {p: optimizer.state[x] for p, x in params.items()}
-            slots = {
-                p: af.Moments(*(s.get(n) for n in af.Moments._fields)) for p, s in states.items()
-            }
-            moments.append(self.core.numbers(rebuild(tree, slots)))
-            steps.append(max(int(s["step"]) for s in states.values()))
-        return kit.Trajectory(after, (), moments, steps, ())
 
 
 @pytest.mark.parametrize("dtype", kit.DTYPES)
-@pytest.mark.parametrize("compiled", COMPILED, ids=["plain", "compiled"][: len(COMPILED)])
 def test_conformance(backend, compiled, dtype):
-    results = list(kit.run(AsTorchOptimizer(compiled), [dtype], drawn=6))
-    bad = [r for r in results if r.verdict not in ("ok", "skipped")]
-    assert not bad, "\n".join(str(r) for r in bad)
-    if dtype in ("float32", "float64"):
-        assert sum(r.verdict == "ok" for r in results) >= 6
+    judge(AsTorchOptimizer("torch.optim", compiled=compiled), dtype)
 
 
 FAKE = {
@@ -158,7 +76,6 @@ def test_a_group_on_a_fake_gpu_may_have_its_own_tensor_lr(backend):
 
 @pytest.mark.parametrize("lr", [None, 0.1, "cpu"])
 @pytest.mark.parametrize("name", FAKE)
-@pytest.mark.parametrize("compiled", COMPILED)
 def test_cpu_tensors_are_not_read_one_by_one_either(backend, name, lr, compiled):
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -218,14 +135,12 @@ SWAPS = {"parameter": moved, "state": moved_state, "strides": transposed}
 
 
 @pytest.mark.parametrize("name", SWAPS)
-@pytest.mark.parametrize("compiled", COMPILED)
 def test_memory_may_change_under_a_tensor(backend, name, compiled):
     params = {n: torch.nn.Parameter(backend.asarray(normal((4, 4), seed=k)))
               for k, n in enumerate("ab")}  # fmt: skip
     follow(backend, params, SWAPS[name], compiled)
 
 
-@pytest.mark.parametrize("compiled", COMPILED)
 def test_strided_and_shared_memory(backend, compiled):
     base = backend.asarray(normal((8, 10)))
     flat = backend.asarray(normal((30,)))
@@ -235,7 +150,6 @@ def test_strided_and_shared_memory(backend, compiled):
 
 
 @pytest.mark.parametrize("given", ["float64", "bfloat16", "float16"])
-@pytest.mark.parametrize("compiled", COMPILED)
 def test_gradients_of_another_dtype(backend, given, compiled):
     x, g = torch.nn.Parameter(torch.ones(4, 3)), backend.asarray(normal((4, 3)), given)
     x.grad_dtype = None

@@ -13,23 +13,15 @@ import pytest
 import adafactor_core as af
 from _close import close
 from _run import core, normal
+from _torch import Adafactor
 
 try:
     import torch
     from torch.nn import Parameter
     from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
-
-    from adafactor_torch import Adafactor
 except ImportError:  # then the fixture `backend` skips
     torch = None
-try:
-    import numba  # noqa: F401
-
-    COMPILED = [False, True]
-except ImportError:
-    COMPILED = [False]
-
-pytestmark = pytest.mark.backends("torch")
+pytestmark = [pytest.mark.backends("torch"), pytest.mark.usefixtures("torch_is_here")]
 INPUTS = {
     "default": {},
     "lr and decay": {"lr": 0.01, "weight_decay": 0.1},
@@ -41,16 +33,6 @@ INPUTS = {
     },
     "flags": {"lr": 0.01, "foreach": True, "capturable": True},
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def torch_is_here(backend):
-    torch.manual_seed(0)
-
-
-@pytest.fixture(params=COMPILED, ids=lambda c: "compiled" if c else "plain")
-def compiled(request):
-    return request.param
 
 
 def problem(group_of=lambda weight, bias: [weight, bias]):

@@ -10,35 +10,17 @@ import adafactor_core as af
 from _backends import load, need
 from _close import close, close_narrow, dtype_of
 from _run import flat, normal
+from _torch import Adafactor
 from _variety import BATCHED, CAREFUL, VARIETY
 
 try:
     import torch
     from torch.optim import lr_scheduler
-
-    from adafactor_torch import Adafactor
 except ImportError:  # then the fixture `backend` skips
     torch = None
-try:
-    import numba  # noqa: F401
-
-    COMPILED = [False, True]
-except ImportError:
-    COMPILED = [False]
-
-pytestmark = pytest.mark.backends("torch")
+pytestmark = [pytest.mark.backends("torch"), pytest.mark.usefixtures("torch_is_here")]
 SHAPES = {"w": (6, 5), "b": (5,), "s": (), "c": (2, 3, 4), "none": (0, 4)}
 CORES = {"float32": 1e-6, "float64": 1e-14}
-
-
-@pytest.fixture(autouse=True)
-def torch_is_here(backend):
-    torch.manual_seed(0)
-
-
-@pytest.fixture(params=COMPILED, ids=lambda c: "compiled" if c else "plain")
-def compiled(request):
-    return request.param
 
 
 def drawn(seed=0, shapes=SHAPES):

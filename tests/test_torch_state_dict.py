@@ -9,22 +9,15 @@ import pytest
 import adafactor_core as af
 from _close import dtype_of
 from _run import normal
+from _torch import Adafactor
 
 try:
     import torch
-
-    from adafactor_torch import Adafactor
 except ImportError:  # then the fixture `backend` skips
     torch = None
-try:
-    import numba  # noqa: F401
-
-    COMPILED = [False, True]
-except ImportError:
-    COMPILED = [False]
-
 pytestmark = [
     pytest.mark.backends("torch"),
+    pytest.mark.usefixtures("torch_is_here"),
     pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate"),
 ]
 SHAPES = {"w": (6, 5), "b": (5,), "s": (), "c": (2, 3, 4)}
@@ -38,16 +31,6 @@ OPTIONS = {
     },
     "kahan, skips": {"lr": 0.1, "rounding": "kahan", "nonfinite": "skip_tensor"},
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def torch_is_here(backend):
-    torch.manual_seed(0)
-
-
-@pytest.fixture(params=COMPILED, ids=lambda c: "compiled" if c else "plain")
-def compiled(request):
-    return request.param
 
 
 def parameters(dtype="float32"):
