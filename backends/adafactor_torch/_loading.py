@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from array_api_compat import torch as xp
 
-from adafactor_core import Moments, StateError
+from adafactor_core import Config, Moments, StateError
 from adafactor_core._factoring import layout
 from adafactor_core._state import check, slots
 
 from ._options import NAMES, Group, config
+from ._sharded import Placed, averaged_away, laid, local
 
 StateDict = dict[str, Any]
 
@@ -76,12 +77,17 @@ def _by_name(groups: Sequence[Group], theirs: Sequence[Group]) -> list[Group]:
     return ordered
 
 
-def exact(groups: Sequence[Group], saved: StateDict) -> dict[torch.Tensor, dict[str, Any]]:
+def exact(
+    groups: Sequence[Group],
+    saved: StateDict,
+    placed: Callable[[torch.Tensor, Config, str], Placed | None],
+) -> dict[torch.Tensor, dict[str, Any]]:
     """The state per parameter, copied to its device in the dtypes it was saved in.
 
     torch casts floating state to the dtype of the parameter, which would cut float32 averages of
-    a bfloat16 parameter to 8 bits. Counters that are equal are one tensor again. Raises StateError
-    or ConfigError, naming the parameter or the option, before anything is changed.
+    a bfloat16 parameter to 8 bits. Counters that are equal are one tensor again. Whole slots are
+    cut to the part of a distributed parameter. Raises StateError, ShapeError or ConfigError, naming
+    the parameter or the option, before anything is changed.
     """
     out: dict[torch.Tensor, dict[str, Any]] = {}
     counters: dict[Any, torch.Tensor] = {}
@@ -103,16 +109,18 @@ def exact(groups: Sequence[Group], saved: StateDict) -> dict[torch.Tensor, dict[
                 continue
             moments = _moments(state, path)
             plan = layout(tuple(p.shape), options, path)
-            check(moments, slots(xp, p, plan, options), path)
+            check(moments, wholes := slots(xp, p, plan, options), path)
             step = state["step"]
             key = (p.device, int(step))
             if key not in counters:
                 counters[key] = torch.tensor(int(step), dtype=torch.int32, device=p.device)
-            copies = {
-                name: a.detach().to(p.device, copy=True)
-                for name, a in moments._asdict().items()
-                if a is not None
-            }
+            at, parts = placed(p, options, path), slots(xp, local(p), plan, options)
+            copies = {}
+            for name, a in moments._asdict().items():
+                if a is not None:
+                    shapes = wholes[name].shape, parts[name].shape
+                    a = laid(a.detach(), *shapes, averaged_away(name, plan), at, path)
+                    copies[name] = a.to(p.device, copy=True)
             out[p] = {"step": counters[key], **copies}
     return out
 

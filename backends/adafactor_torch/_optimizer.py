@@ -26,7 +26,16 @@ from ._loading import exact, matched
 from ._options import NAMES, WHOLE_STEP, Group, config, defaults, static
 from ._plan import Plan, told
 from ._rows import Row, checked_grad
-from ._sharded import Placed, Sums, distribute, is_distributed, local, placed, placed_like
+from ._sharded import (
+    Placed,
+    Sums,
+    averaged_away,
+    distribute,
+    is_distributed,
+    local,
+    placed,
+    placed_like,
+)
 
 
 class Adafactor(Optimizer):
@@ -96,7 +105,7 @@ class Adafactor(Optimizer):
                 changed = hook(self, state_dict)
                 state_dict = state_dict if changed is None else changed
         saved = matched(self.param_groups, state_dict)
-        self._exact = exact(self.param_groups, saved)
+        self._exact = exact(self.param_groups, saved, self._place)
         self._optimizer_load_state_dict_pre_hooks = OrderedDict()  # they have run
         try:
             super().load_state_dict(saved)
@@ -197,7 +206,11 @@ class Adafactor(Optimizer):
             kept = {n: a for n, a in moments._asdict().items() if a is not None}
             if at is not None:
                 shapes = {n: slot.shape for n, slot in slots(xp, p, plan, options).items()}
-                kept |= {n: distribute(a, shapes[n], at) for n, a in kept.items() if n != "skipped"}
+                kept |= {
+                    n: distribute(a, shapes[n], averaged_away(n, plan), at)
+                    for n, a in kept.items()
+                    if n != "skipped"
+                }
             self.state[p] = {"step": fresh[p.device], **kept}
         if self._placed and self._sums is None:
             self._sums = self._made_sums()

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from adafactor_core import Config, ShapeError
-from adafactor_core._factoring import without
+from adafactor_core import Config, ShapeError, StateError
+from adafactor_core._factoring import Layout, without
 from adafactor_core._rounding import BLOCK
 from adafactor_core._work import Partial
 
@@ -92,17 +92,50 @@ def _check_blocks(at: Placed, path: str) -> None:
                 )
 
 
-def distribute(part: torch.Tensor, shape: Shape, at: Placed) -> Any:
-    """A slot of the state as a DTensor: split where it has the axis, else on every rank."""
+def averaged_away(slot: str, plan: Layout) -> Shape:
+    """The axes on which this slot of the state has size 1."""
+    return {"row": plan.col_axes, "col": plan.row_axes}.get(slot, ())
+
+
+def distribute(part: torch.Tensor, shape: Shape, gone: Shape, at: Placed) -> Any:
+    """A slot as a DTensor of this whole shape: split as its parameter, but on the axes `gone`."""
     from torch.distributed.tensor import DTensor, Replicate
 
-    # A slot has size 1 on the axes that were averaged away.
-    split = [a is not None and (shape[a] > 1 or at.shape[a] == 1) for a in at.axes]
-    placements = [p if s else Replicate() for p, s in zip(at.placements, split, strict=True)]
+    placements = [
+        Replicate() if a is None or a in gone else p
+        for p, a in zip(at.placements, at.axes, strict=True)
+    ]
     stride = tuple(prod(shape[a + 1 :]) for a in range(len(shape)))
     return DTensor.from_local(
         part, at.mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
     )
+
+
+def laid(a: Any, shape: Shape, part: Shape, gone: Shape, at: Placed | None, path: str) -> Any:
+    """A loaded slot as it belongs to its parameter. `shape`: of the whole; `part`: held here."""
+    if at is None and is_distributed(a):
+        raise StateError(
+            f"the state of parameter {path!r} lies on {a.device_mesh}, the parameter on no mesh. "
+            f"Save with get_optimizer_state_dict(..., options=StateDictOptions("
+            f"full_state_dict=True)), or resume through torch.distributed.checkpoint."
+        )
+    if at is None or not shape:
+        return a
+    if not is_distributed(a):
+        for axis, size in enumerate(part):
+            start = 0 if axis in gone else at.offset[axis]
+            if axis not in gone and shape[axis] != at.shape[axis]:  # scales of blocks
+                start = -(-start // BLOCK)
+            a = a.narrow(axis, start, size)
+        return distribute(a, shape, gone, at)
+    if a.device_mesh != at.mesh:
+        raise StateError(
+            f"the state of parameter {path!r} lies on {a.device_mesh}, the parameter on {at.mesh}. "
+            f"Resume through torch.distributed.checkpoint."
+        )
+    empty = torch.empty(part, dtype=a.dtype, device=a.device)
+    wanted = distribute(empty, shape, gone, at).placements
+    return a if a.placements == wanted else a.redistribute(placements=wanted)
 
 
 def placed_like(g: Any, p: Any, path: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.debug import CommDebugMode
 
 import adafactor_core as af
+from _torch import AsTorchOptimizer, judge
 from adafactor_torch import Adafactor
 
 S0, S1, S2, R = Shard(0), Shard(1), Shard(2), Replicate()
@@ -53,6 +55,20 @@ LAYOUTS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
         {"w": (S0,), "b": None, "c": (S1,), "s": None, "thin": None, "long": (S0,)},
     ),
 }  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "rate, momentum, decay": {"lr": 0.1, "beta1": 0.9, "weight_decay": 0.1},
+    "full": {"factored": False, "lr": 0.1},
+    "thin matrices factored": {"factored_dims": (-2, -1), "lr": 0.1},
+    "norm, skipped steps, telemetry": {
+        "max_grad_norm": 1.0, "nonfinite": "skip_step", "telemetry": True, "lr": 0.1,
+    },
+    "skipped tensors": {"nonfinite": "skip_tensor", "beta1": 0.9, "momentum_on": "grad"},
+    "no clip": {"clip_threshold": None, "scale_parameter": False, "lr": 0.01},
+    "stochastic": {"lr": 0.1, "rounding": "stochastic", "seed": 5, "beta1": 0.9,
+                   "momentum_dtype": "bfloat16", "momentum_rounding": "stochastic"},
+    "kahan": {"lr": 0.1, "rounding": "kahan"},
+}  # fmt: skip
 SIZES = {name: int(np.prod(mesh)) for name, (mesh, _) in LAYOUTS.items()}
 
 
@@ -87,20 +103,25 @@ def gradients(t: int, options: dict[str, Any]) -> dict[str, torch.Tensor]:
     return grads
 
 
-def alone(options: dict[str, Any], dtype: str, steps: int) -> list[dict[str, Any]]:
-    """The same in one process, parameters in one piece; an entry per step."""
-    params = {n: torch.nn.Parameter(normal(s, 0).to(getattr(torch, dtype)))
-              for n, s in SHAPES.items()}  # fmt: skip
-    made, after = optimizer(params, {**options, "compiled": False}), []
+def start(dtype: str) -> dict[str, torch.Tensor]:
+    return {n: normal(s, 0).to(getattr(torch, dtype)) for n, s in SHAPES.items()}
+
+
+@cache
+def alone(options: str, dtype: str, steps: int) -> list[dict[str, Any]]:
+    """After the second step and the last, in one process, parameters in one piece."""
+    chosen = OPTIONS[options]
+    params = {n: torch.nn.Parameter(x) for n, x in start(dtype).items()}
+    made, after = optimizer(params, {**chosen, "compiled": False}), []
     for t in range(1, steps + 1):
-        for name, g in gradients(t, options).items():
+        for name, g in gradients(t, chosen).items():
             params[name].grad = g.to(params[name].dtype)
         made.step()
         after.append(read(made, params))
-    return after
+    return [after[1], after[-1]]
 
 
-def placed(name: str, x: torch.Tensor, mesh: Any, how: Any) -> torch.Tensor:
+def placed(x: torch.Tensor, mesh: Any, how: Any) -> torch.Tensor:
     if how is None:
         return x
     if isinstance(how, dict):
@@ -110,23 +131,26 @@ def placed(name: str, x: torch.Tensor, mesh: Any, how: Any) -> torch.Tensor:
 
 
 def together(
-    layout: str, options: dict[str, Any], dtype: str, steps: int
-) -> tuple[list[dict[str, Any]], list[int], dict[str, Any]]:
-    """(as `alone`, collectives per step, the placements of the state)."""
+    layout: str, options: str, dtype: str, steps: int, traced: bool = False
+) -> tuple[list[dict[str, Any]], set[int], dict[str, Any]]:
+    """(as `alone`, numbers of collectives in a step, the placements of the state)."""
     shape, how = LAYOUTS[layout]
+    chosen = OPTIONS[options]
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("dp", "tp")[: len(shape)])
-    params = {
-        n: torch.nn.Parameter(placed(n, normal(s, 0).to(getattr(torch, dtype)), mesh, how[n]))
-        for n, s in SHAPES.items()
-    }
-    made, after, counts = optimizer(params, options), [], []
+    params = {n: torch.nn.Parameter(placed(x, mesh, how[n])) for n, x in start(dtype).items()}
+    made, after, counts = optimizer(params, chosen), [], set()
+    step = torch.compile(made.step, fullgraph=True, backend="aot_eager") if traced else made.step
     for t in range(1, steps + 1):
-        for name, g in gradients(t, options).items():
-            params[name].grad = placed(name, g.to(params[name].dtype), mesh, how[name])
-        with CommDebugMode() as comm:
-            made.step()
-        counts.append(comm.get_total_counts())
-        after.append(read(made, params))
+        for name, g in gradients(t, chosen).items():
+            params[name].grad = placed(g.to(params[name].dtype), mesh, how[name])
+        if traced:
+            step()
+        else:
+            with CommDebugMode() as comm:
+                step()
+            counts.add(comm.get_total_counts())
+        if t in (2, steps):
+            after.append(read(made, params))
     places = {
         f"{n}.{slot}": tuple(map(str, a.placements))
         for n, p in params.items()
@@ -134,3 +158,16 @@ def together(
         if isinstance(a, DTensor)
     }
     return after, counts, places
+
+
+def judged(size: int, dtype: str) -> None:
+    """The conformance kit, in parts along the first axis; vectors whole, for int8 momentum."""
+    mesh = init_device_mesh("cpu", (size,))
+
+    def place(x: torch.Tensor) -> torch.Tensor:
+        return distribute_tensor(x, mesh, [S0 if x.ndim > 1 else R])
+
+    def gathered(x: torch.Tensor) -> torch.Tensor:
+        return x.full_tensor() if isinstance(x, DTensor) else x
+
+    judge(AsTorchOptimizer("torch.optim, DTensor", place=place, whole=gathered), dtype, drawn=3)
