@@ -228,13 +228,16 @@ def test_groups_have_their_own_options(backend, compiled):
     core.same(backend, params)
 
 
-def test_a_group_with_a_rate_of_its_own_beside_the_relative_step(backend):
+RELATIVE = {"step_size": af.RelativeStep(cap=0.5)}
+
+
+@pytest.mark.parametrize("common", [{}, RELATIVE, {"lr": 1.0}, {"lr": 1.0, **RELATIVE}], ids=str)
+def test_a_group_with_a_rate_of_its_own_beside_the_relative_step(backend, common):
     params, _ = made(backend, {})
-    optimizer = Adafactor(
-        [{"params": [("w", params["w"])], "lr": 0.5}, {"params": [("b", params["b"])]}]
-    )
+    groups = [{"params": [("w", params["w"])], "lr": 0.5}, {"params": [("b", params["b"])]}]
+    optimizer = Adafactor(groups, **common)
     shapes = {n: SHAPES[n] for n in ("w", "b")}
-    core = Core({"rules": [("w", {"lr": 0.5})]}, shapes=shapes)
+    core = Core({"rules": [("w", {"lr": 0.5})], **common}, shapes=shapes)
     for t in range(1, 3):
         give(backend, params, drawn(t, shapes))
         optimizer.step()
@@ -246,7 +249,8 @@ def test_options_may_change_under_way(backend, compiled):
     params, optimizer = made(backend, {"lr": 0.1, "beta1": 0.9}, compiled)
     core = Core({"lr": 0.1, "beta1": 0.9})
     changes = [{"lr": 0.3}, {"weight_decay": 0.1}, {"clip_threshold": None}, {"beta1": 0.5},
-               {"maximize": True}, {"max_grad_norm": 0.1}, {"weight_decay": 0.0}]  # fmt: skip
+               {"maximize": True}, {"max_grad_norm": 0.1}, {"weight_decay": 0.0},
+               {"step_size": af.RelativeStep()}]  # fmt: skip
     known = {"lr": 0.1, "beta1": 0.9}
     for t, change in enumerate(changes, 1):
         known |= change

@@ -71,6 +71,8 @@ class Adafactor(Optimizer):
                 "graph. Use adafactor_core.step, which is made of differentiable operations."
             )
         group = {**defaults(lr, options), "capturable": capturable, "compiled": compiled}
+        # As given: the relative step that no lr means is not for groups with a rate of their own.
+        group |= {"lr": lr, "step_size": group["step_size"] if "step_size" in options else None}
         self._forget()
         super().__init__(params, group)
 
@@ -119,10 +121,6 @@ class Adafactor(Optimizer):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         given = {k: v for k, v in param_group.items() if k not in ("params", "param_names")}
         merged = {**self.defaults, **given}
-        common = self.defaults["lr"]
-        relative = isinstance(common, float) and common == 1.0  # a tensor is not read
-        if relative and "lr" in given and "step_size" not in given:
-            merged["step_size"] = None  # a rate of the group's own is applied exactly
         lr = merged.pop("lr")
         extra = {name: merged.pop(name) for name in sorted(set(self.defaults) - set(NAMES))}
         for name in WHOLE_STEP:

@@ -74,7 +74,8 @@ def config(group: Group) -> Config:
     """The options of one tensor of this group; what moves is read anew at every step."""
     values = {name: group[name] for name in NAMES}
     values = {name: _tuples(value) for name, value in values.items()}
-    values["step_size"] = values["step_size"] and RelativeStep(**values["step_size"])
+    if isinstance(values["step_size"], Mapping):
+        values["step_size"] = RelativeStep(**values["step_size"])
     checked = Config(**{**values, "lr": _number(values["lr"])})
     moving: dict[str, Any] = {
         name: Current(group, name) for name in MOVING if getattr(checked, name) is not None

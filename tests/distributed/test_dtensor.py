@@ -63,3 +63,11 @@ def test_placements_of_the_state(ranks):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 def test_the_conformance_kit(ranks, dtype):
     ranks(2).run(judged, 2, dtype)
+
+
+def test_compiled(ranks):
+    """Two ranks: every rank compiles for itself, on the cores that there are."""
+    options = "norm, skipped steps, telemetry"
+    want = alone(options, "float32", STEPS)
+    for after, *_ in ranks(2).run(together, "rows", options, "float32", STEPS, True):
+        compare(after, want, 1e-6)
