@@ -6,7 +6,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from array_api_compat import torch as xp
@@ -36,6 +36,9 @@ from ._sharded import (
     placed,
     placed_like,
 )
+
+if TYPE_CHECKING:
+    from ._backward import BackwardHooks
 
 
 class Adafactor(Optimizer):
@@ -73,6 +76,7 @@ class Adafactor(Optimizer):
         group = {**defaults(lr, options), "capturable": capturable, "compiled": compiled}
         # As given: the relative step that no lr means is not for groups with a rate of their own.
         group |= {"lr": lr, "step_size": group["step_size"] if "step_size" in options else None}
+        self._backward: BackwardHooks | None = None
         self._forget()
         super().__init__(params, group)
 
@@ -87,12 +91,16 @@ class Adafactor(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         exact = getattr(self, "_exact", {})
         super().__setstate__(state)
+        self._backward = getattr(self, "_backward", None)  # a copy has none
         self._forget()
         for param, found in exact.items():  # what torch has cast to the parameter's dtype
             self.state[param] = found
         for index, group in enumerate(self.param_groups):
             self._config(index, group)
             self.defaults.update({name: group[name] for name in WHOLE_STEP})
+        if self._backward is not None:
+            self._attach(self._backward)
+            self._backward.check()
 
     def load_state_dict(self, state_dict: Any) -> None:
         """Continues from a saved state: by name where both were built from named parameters.
@@ -141,6 +149,8 @@ class Adafactor(Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+        if self._backward is not None:
+            self._backward.watch(len(self.param_groups) - 1)
 
     def _check_group(self, group: Group) -> None:
         # Made here and not in the first step: a traced step must find it.
@@ -195,23 +205,23 @@ class Adafactor(Optimizer):
         options = self._config(index, group)
         fresh: dict[Any, torch.Tensor] = {}  # counters that start together go on together
         for path, p in self._named(index, group):
-            if p.grad is None or self.state[p]:
-                continue
-            if p.device not in fresh:
-                fresh[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
-            plan, at = layout(tuple(p.shape), options, path), self._place(p, options, path)
-            moments = zeros(xp, local(p), plan, options)
-            kept = {n: a for n, a in moments._asdict().items() if a is not None}
-            if at is not None:
-                shapes = {n: slot.shape for n, slot in slots(xp, p, plan, options).items()}
-                kept |= {
-                    n: distribute(a, shapes[n], averaged_away(n, plan), at)
-                    for n, a in kept.items()
-                    if n != "skipped"
-                }
-            self.state[p] = {"step": fresh[p.device], **kept}
+            if p.grad is not None and not self.state[p]:
+                if p.device not in fresh or self._backward is not None:
+                    fresh[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
+                self.state[p] = {"step": fresh[p.device], **self._zeros(path, p, options)}
         if self._placed and self._sums is None:
             self._sums = self._made_sums()
+
+    def _zeros(self, path: str, p: torch.Tensor, options: Config) -> dict[str, torch.Tensor]:
+        plan, at = layout(tuple(p.shape), options, path), self._place(p, options, path)
+        moments = zeros(xp, local(p), plan, options)
+        kept = {n: a for n, a in moments._asdict().items() if a is not None}
+        if at is not None:
+            wholes = slots(xp, p, plan, options)
+            for name in kept.keys() - {"skipped"}:
+                gone = averaged_away(name, plan)
+                kept[name] = distribute(kept[name], wholes[name].shape, gone, at)
+        return kept
 
     def _made_sums(self) -> Sums:
         parts = {}
@@ -221,27 +231,46 @@ class Adafactor(Optimizer):
                     parts[path] = self._placed[id(p)]
         return Sums(parts)
 
-    def _rows(self, only: torch.Tensor | None = None) -> list[Row]:
-        """Every parameter that has a gradient (or `only` this one), checked, and given a state."""
+    def _rows(self) -> list[Row]:
+        """Every parameter that has a gradient; all of them checked, and given a state."""
         rows = []
         for index, group in enumerate(self.param_groups):
             options = self._config(index, group)
             for path, p in self._named(index, group):
-                g = p.grad
-                if g is None or (only is not None and p is not only):
-                    continue
-                checked_grad(path, p, g)
-                at = self._place(p, options, path) if is_distributed(p) else None
-                if at is not None or is_distributed(g):
-                    g = local(placed_like(g, p, path))
-                rows.append((path, p, g, options, layout(tuple(p.shape), options, path), at))
+                if p.grad is not None:
+                    rows.append(self._row(path, p, options))
         for group in self.param_groups:
             self._init_group(group)
-        states = [cast(dict[str, Any], self.state[p]) for _, p, *_ in rows]
-        return [
-            Row(path, local(p), g, options, plan, at, p, state)
-            for (path, p, g, options, plan, at), state in zip(rows, states, strict=True)
-        ]
+        return [row._replace(state=cast(dict[str, Any], self.state[row.owner])) for row in rows]
+
+    def _row(self, path: str, p: torch.Tensor, options: Config) -> Row:
+        g = cast(torch.Tensor, p.grad)
+        checked_grad(path, p, g)
+        at = self._place(p, options, path) if is_distributed(p) else None
+        if at is not None or is_distributed(g):
+            g = local(placed_like(g, p, path))
+        return Row(path, local(p), g, options, layout(tuple(p.shape), options, path), at, p, {})
+
+    def _attach(self, hooks: BackwardHooks | None) -> None:
+        """Every parameter is stepped by itself from now on, or all together again."""
+        self._backward, self._plans = hooks, {}
+        # So that GradScaler comes to `step`, which can say that the two do not go together.
+        self._step_supports_amp_scaling = hooks is not None
+        if hooks is not None:
+            for state in self.state.values():
+                state["step"] = state["step"].clone()
+
+    @torch.no_grad()
+    def _step_one(self, index: int, path: str, p: torch.Tensor) -> None:
+        """A step of one parameter alone, which shares its counter with no other."""
+        options = self._config(index, self.param_groups[index])
+        row = self._row(path, p, options)
+        if not self.state[p]:
+            step = torch.zeros((), dtype=torch.int32, device=p.device)
+            self.state[p] = {"step": step, **self._zeros(path, p, options)}
+        if self._placed and self._sums is None:
+            self._sums = self._made_sums()
+        self._step([row._replace(state=cast(dict[str, Any], self.state[p]))], id(p))
 
     def metrics(self) -> dict[str, Metrics]:
         """The numbers of the last step by parameter; needs `telemetry`. Read only when asked."""
@@ -256,13 +285,32 @@ class Adafactor(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. `closure`: re-evaluates the model and returns the loss, which is returned."""
         loss = None
+        if self._backward is not None:
+            self._check_plain(closure)
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         rows = self._rows()
         if rows:
             self._step(rows, None)
+        if self._backward is not None:
+            self._backward.flushed()
+            self.zero_grad()
         return loss
+
+    def _check_plain(self, closure: Any) -> None:
+        if closure is not None:
+            raise ConfigError(
+                "step(closure) calls backward, but attach_backward_hooks has every backward take "
+                "steps. Call loss.backward() yourself and step() without a closure."
+            )
+        if hasattr(self, "found_inf"):  # GradScaler was here; it leaves its tensors behind
+            self.__dict__.pop("grad_scale", None)
+            del self.found_inf
+            raise ConfigError(
+                "GradScaler unscales gradients after backward, but attach_backward_hooks has "
+                "used them up by then. Use bfloat16, which needs no scaler, or plain steps."
+            )
 
     def _step(self, rows: list[Row], key: Any) -> None:
         """`key`: of the plan that these rows go by."""
@@ -281,11 +329,11 @@ class Adafactor(Optimizer):
         finally:
             for work in works:
                 work.grad = None
-        self._count(rows, works, whole)
+        self._count(rows, works, whole, shared=key is None)
         if whole.options.telemetry and torch.compiler.is_compiling():
             self._told = told(groups)
 
-    def _count(self, rows: list[Row], works: list[Work], whole: Whole) -> None:
+    def _count(self, rows: list[Row], works: list[Work], whole: Whole, shared: bool) -> None:
         """Moves the counters: in place where all that share one have moved."""
         if counts(whole.options):
             for row, work in zip(rows, works, strict=True):
@@ -293,7 +341,7 @@ class Adafactor(Optimizer):
                     skipped = row.state["skipped"]
                     assign(skipped, (), counted(skipped, work.fine))
         sharing: dict[int, int] = {}
-        for state in self.state.values():
+        for state in self.state.values() if shared else [row.state for row in rows]:
             if "step" in state:
                 sharing[id(state["step"])] = sharing.get(id(state["step"]), 0) + 1
         moving: dict[int, list[Row]] = {}

@@ -173,7 +173,7 @@ class _Seat(NamedTuple):
 class _Piece(NamedTuple):
     """One partial sum in a bucket."""
 
-    index: int
+    at: int  # among the partial sums
     room: Shape  # what it takes, the same on all ranks
     start: Shape  # of this rank's part in it
     counts: bool  # another rank may have the same part
@@ -242,15 +242,15 @@ class Sums:
     def _reduce(host: _Host, pieces: list[_Piece], values: list[torch.Tensor]) -> None:
         from torch.distributed import all_reduce
 
-        flat = torch.cat([_seated(piece, values[piece.index]).reshape(-1) for piece in pieces])
+        flat = torch.cat([_seated(piece, values[piece.at]).reshape(-1) for piece in pieces])
         all_reduce(flat, group=host.group)
         sizes = [prod(piece.room) for piece in pieces]
         for piece, summed in zip(pieces, torch.split(flat, sizes), strict=True):
-            old = values[piece.index]
+            old = values[piece.at]
             whole = summed.to(old.dtype).view(piece.room)
             for axis, (start, size) in enumerate(zip(piece.start, old.shape, strict=True)):
                 whole = whole.narrow(axis, start, size)
-            values[piece.index] = whole
+            values[piece.at] = whole
 
 
 def _seated(piece: _Piece, value: torch.Tensor) -> torch.Tensor:
@@ -274,13 +274,13 @@ def _distinct(meshes: Iterable[Any]) -> list[Any]:
     return found
 
 
-def _slice(mesh: Any, other: Any) -> tuple[int, ...]:
+def _slice(mesh: Any, other: Any) -> Shape:
     """Which dimensions of `other` are `mesh`, at this rank's place along the rest; () if none."""
     here = other.get_coordinate()
     for dims in combinations(range(other.ndim), mesh.ndim):
         index = tuple(slice(None) if d in dims else here[d] for d in range(other.ndim))
         if torch.equal(other.mesh[index], mesh.mesh):
-            return dims
+            return tuple(dims)
     return ()
 
 

@@ -137,12 +137,15 @@ def together(
     shape, how = LAYOUTS[layout]
     chosen = OPTIONS[options]
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("dp", "tp")[: len(shape)])
-    params = {n: torch.nn.Parameter(placed(x, mesh, how[n])) for n, x in start(dtype).items()}
+    some = ("w", "b") if traced else tuple(SHAPES)  # each rank compiles, on the cores that are left
+    begin = start(dtype)
+    params = {n: torch.nn.Parameter(placed(begin[n], mesh, how[n])) for n in some}
     made, after, counts = optimizer(params, chosen), [], set()
     step = torch.compile(made.step, fullgraph=True, backend="aot_eager") if traced else made.step
     for t in range(1, steps + 1):
-        for name, g in gradients(t, chosen).items():
-            params[name].grad = placed(g.to(params[name].dtype), mesh, how[name])
+        for name, p in params.items():
+            g = gradients(t, chosen)[name]
+            p.grad = placed(g.to(p.dtype), mesh, how[name])
         if traced:
             step()
         else:

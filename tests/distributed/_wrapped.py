@@ -28,7 +28,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 import adafactor_core as af
-from adafactor_torch import Adafactor
+from adafactor_torch import Adafactor, attach_backward_hooks
 
 BATCH = 12  # divides by 1, 2, 3 and 4 ranks
 
@@ -120,6 +120,16 @@ def fsdp(options: dict[str, Any], steps: int) -> tuple[list[dict[str, Any]], Any
         if isinstance(a, DTensor)
     }
     return after, places, [comm.get_total_counts()]
+
+
+def fsdp_in_backward(options: dict[str, Any], steps: int) -> list[dict[str, Any]]:
+    model = sharded(Net())
+    made = built(model, options)
+    attach_backward_hooks(made)
+    share = (dist.get_rank(), dist.get_world_size())
+    after = train(model, made, range(1, steps + 1), share)
+    assert all(p.grad is None for p in model.parameters())
+    return after
 
 
 def fsdp_and_tensor_parallel(

@@ -38,6 +38,13 @@ def test_fully_shard(ranks, options, size):
         assert places["up.bias.full"][:2] == ("(Shard(dim=0),)", (13,))
 
 
+def test_fully_shard_in_backward(ranks):
+    options = OPTIONS["rate, momentum, decay"]
+    want = _wrapped.alone("Net", options, STEPS)
+    for after in ranks(2).run(_wrapped.fsdp_in_backward, options, STEPS):
+        compare(after, want)
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_tensor_parallel_and_fully_shard(ranks, options):
     want = _wrapped.alone("Block", OPTIONS[options], STEPS)
