@@ -19,11 +19,15 @@ JAX = os.environ.get("JAX_SPEC", "jax")
 DEMO = ["scikit-learn", "matplotlib", "tqdm"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy>=2.1"]
 
+# Where the examples are at home.
+FRAMEWORKS = ["transformers>=5", "accelerate>=1.10", "lightning>=2.5", "tensorboard"]
+
 # What is tested, with what installed beside it. "core" has no Numba: it tests the fallback.
 BACKENDS = {
     "core": ["array-api-strict>=2.4", "dask[array]"],
     "numpy": ["numba>=0.61", "ml_dtypes>=0.5", *DEMO],
-    "torch": [TORCH, "numba>=0.61", "ml_dtypes>=0.5", *DEMO],
+    "torch": [TORCH, "numba>=0.61", "ml_dtypes>=0.5", *DEMO, *FRAMEWORKS],
+    "distributed": [TORCH],
     "jax": [JAX, "numba>=0.61", *DEMO],
 }
 
@@ -33,9 +37,13 @@ BACKENDS = {
 def tests(session: nox.Session, backend: str) -> None:
     """The tests, once per set of installed libraries: nox -s "tests(torch)" for one."""
     session.install("-e", ".", *TEST, *BACKENDS[backend])
+    if backend == "distributed":  # 2 to 4 ranks each: enough for the cores without workers
+        session.run("pytest", *(session.posargs or ["tests/distributed"]))
+        return
     named = {"core": ["numpy", "strict", "dask"], "numpy": ["numpy"]}.get(backend, [backend])
     only = [word for name in named for word in ("--backend", name)]
-    session.run("pytest", "-n", os.environ.get("PYTEST_WORKERS", "2"), *only, *session.posargs)
+    workers = os.environ.get("PYTEST_WORKERS", "2")
+    session.run("pytest", "-n", workers, "--ignore=tests/distributed", *only, *session.posargs)
 
 
 # JAX compiles each case and dask builds a graph for each, so they take fewer dtypes.
