@@ -64,12 +64,15 @@ def _floor_torch(problem: Problem) -> Contestant:
     return Contestant(step, lambda: params)
 
 
+def _options(problem: Problem) -> dict[str, Any]:
+    """The rest are the paper's defaults: relative step, parameter scale, clipping."""
+    return {"beta1": problem.beta1, "max_scratch_bytes": problem.max_scratch_bytes}
+
+
 def _config(problem: Problem, **options: Any) -> Any:
-    """The paper's defaults: relative step, parameter scale, clipping."""
     import adafactor_core as af
 
-    bound = problem.max_scratch_bytes
-    return af.Config(beta1=problem.beta1, max_scratch_bytes=bound, **options)
+    return af.Config(**_options(problem), **options)
 
 
 def _in_place(compiled: bool, **options: Any) -> Callable[[Problem], Contestant]:
@@ -82,6 +85,33 @@ def _in_place(compiled: bool, **options: Any) -> Callable[[Problem], Contestant]
         config = _config(problem, **options)
         optimizer = Adafactor(params, config, compiled=compiled)
         return Contestant(lambda: optimizer.step(grads), lambda: params)
+
+    return build
+
+
+def torch_optimizer(problem: Problem, make: Callable[[list[Any]], Any]) -> Contestant:
+    """A torch.optim.Optimizer over tensors that share memory with NumPy arrays."""
+    import torch
+
+    arrays: list[Array] = problem.params()
+    params = [torch.nn.Parameter(torch_view(x)) for x in arrays]
+    for p, g in zip(params, problem.grads, strict=True):
+        p.grad = torch_view(g)
+    optimizer = make(params)
+    return Contestant(optimizer.step, lambda: arrays)
+
+
+def _torch_in_place(compiled: bool | None, graph: bool = False) -> Callable[[Problem], Contestant]:
+    def build(problem: Problem) -> Contestant:
+        import torch
+
+        from adafactor_torch import Adafactor
+
+        if compiled is None:
+            import numba  # noqa: F401  # absent: the plain passes would run
+        options = _options(problem)
+        made = torch_optimizer(problem, lambda ps: Adafactor(ps, compiled=compiled, **options))
+        return made._replace(step=torch.compile(made.step)) if graph else made
 
     return build
 
@@ -163,6 +193,14 @@ OURS = {
             "stochastic": ("rounding='stochastic'", {"rounding": "stochastic"}),
             "kahan": ("rounding='kahan'", {"rounding": "kahan"}),
         }.items()
+    },
+    **{
+        name: Entry(f"adafactor_torch, {label}", "ours", True, build)
+        for name, label, build in (
+            ("adafactor_torch", "compiled", _torch_in_place(None)),
+            ("adafactor_torch-plain", "plain", _torch_in_place(False)),
+            ("adafactor_torch-graph", "torch.compile", _torch_in_place(False, graph=True)),
+        )
     },
     "core-numpy": Entry("af.step, NumPy", "ours", True, _core_numpy),
     "core-torch": Entry("af.step, torch", "ours", True, _core_torch),

@@ -5,24 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from contestants import OURS, Contestant, Entry, jitted, torch_view
-from problems import Array, Problem
+from contestants import OURS, Contestant, Entry, jitted, torch_optimizer
+from problems import Problem
 
 
 class UnsupportedError(Exception):
     """A peer has no such option; its row is skipped."""
-
-
-def _torch(problem: Problem, make: Callable[[list[Any]], Any]) -> Contestant:
-    """A torch.optim.Optimizer over tensors that share memory with NumPy arrays."""
-    import torch
-
-    arrays: list[Array] = problem.params()
-    params = [torch.nn.Parameter(torch_view(x)) for x in arrays]
-    for p, g in zip(params, problem.grads, strict=True):
-        p.grad = torch_view(g)
-    optimizer = make(params)
-    return Contestant(optimizer.step, lambda: arrays)
 
 
 def _torch_adafactor(foreach: bool) -> Callable[[Problem], Contestant]:
@@ -32,7 +20,9 @@ def _torch_adafactor(foreach: bool) -> Callable[[Problem], Contestant]:
         if problem.beta1 is not None:
             raise UnsupportedError("torch.optim.Adafactor has no momentum")
         # Its lr is the cap of the relative step; it scales by RMS(p) and clips at 1 as we do.
-        return _torch(problem, lambda ps: torch.optim.Adafactor(ps, lr=1e-2, foreach=foreach))
+        return torch_optimizer(
+            problem, lambda ps: torch.optim.Adafactor(ps, lr=1e-2, foreach=foreach)
+        )
 
     return build
 
@@ -41,7 +31,7 @@ def _torch_adamw(**kind: Any) -> Callable[[Problem], Contestant]:
     def build(problem: Problem) -> Contestant:
         import torch
 
-        return _torch(problem, lambda ps: torch.optim.AdamW(ps, lr=1e-3, **kind))
+        return torch_optimizer(problem, lambda ps: torch.optim.AdamW(ps, lr=1e-3, **kind))
 
     return build
 
@@ -50,7 +40,7 @@ def _transformers(problem: Problem) -> Contestant:
     from transformers.optimization import Adafactor
 
     options = {"lr": None, "relative_step": True, "scale_parameter": True, "warmup_init": False}
-    return _torch(problem, lambda ps: Adafactor(ps, beta1=problem.beta1, **options))
+    return torch_optimizer(problem, lambda ps: Adafactor(ps, beta1=problem.beta1, **options))
 
 
 def _optax(problem: Problem) -> Contestant:

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 from problems import LARGE, SMALL, T5, Problem
 
 FLOORS = ("floor-numpy", "floor-torch")
+OURS_TORCH = ("adafactor_torch", "adafactor_torch-plain")
 TORCH = ("torch-loop", "torch-foreach")
 ADAFACTORS = (*TORCH, "hf")
+ADAMS = ("adamw-fused", "adamw-foreach")
 
 
 class Target(NamedTuple):
@@ -39,32 +41,48 @@ class Race:
 
 
 _WATCHERS = ("told", "skip-tensor", "skip-step", "normed")
-_OURS = ("compiled", "plain", "core-numpy", "core-torch", "core-jax")
-_BIG = (*FLOORS, *_OURS, *ADAFACTORS, "optax", "adamw-fused")
-_BIG_TARGETS = (
+_OURS = ("compiled", "plain", *OURS_TORCH, "core-numpy", "core-torch", "core-jax")
+_ALL = (*FLOORS, *_OURS, *ADAFACTORS, "optax", *ADAMS)
+# torch.compile takes seconds per tensor, so it has works of its own.
+_GRAPH = (*FLOORS, *OURS_TORCH, "adafactor_torch-graph", *ADAFACTORS, *ADAMS)
+_NO_SLOWER = Target("adafactor_torch", ("adamw-fused",), "torch fused AdamW", limit=1.0)
+_LARGE_TARGETS = (
     Target("compiled", FLOORS, "the floor", limit=3.0),
     Target("compiled", TORCH, "torch.optim.Adafactor", times_faster=8.0),
     Target("compiled", ("hf",), "transformers Adafactor", times_faster=8.0),
     Target("compiled", ("adamw-fused",), "torch fused AdamW", limit=1.0),
     Target("plain", TORCH, "torch.optim.Adafactor", times_faster=3.0),
     Target("plain", ("hf",), "transformers Adafactor", times_faster=3.0),
+    Target("adafactor_torch", ("floor-torch",), "torch's floor", limit=3.0),
+    Target("adafactor_torch", TORCH, "torch.optim.Adafactor", times_faster=8.0),
+    Target("adafactor_torch", ("hf",), "transformers Adafactor", times_faster=8.0),
+    _NO_SLOWER,
 )
 
 RACES: dict[str, Race] = {
-    "large": Race("one 4096x4096 float32 tensor", Problem(LARGE), _BIG, _BIG_TARGETS),
-    "t5": Race("49 tensors of T5-small shapes, 35 M parameters, float32", Problem(T5), _BIG),
+    "large": Race("one 4096x4096 float32 tensor", Problem(LARGE), _ALL, _LARGE_TARGETS),
+    "t5": Race(
+        "49 tensors of T5-small shapes, 35 M parameters, float32", Problem(T5), _ALL, (_NO_SLOWER,)
+    ),
     "small": Race(
         "120 small tensors, 0.6 M parameters, float32",
         Problem(SMALL),
-        (*FLOORS, *_OURS, *ADAFACTORS, "optax", "adamw-fused", "adamw-foreach"),
-        (Target("compiled", ("adamw-foreach",), "torch foreach AdamW", limit=1.0),),
+        _ALL,
+        tuple(
+            Target(ours, ("adamw-foreach",), "torch foreach AdamW", limit=1.0)
+            for ours in ("compiled", "adafactor_torch")
+        ),
         inner=10,
         repeats=50,
     ),
     "bf16": Race(
         "one 4096x4096 bfloat16 tensor",
         Problem(LARGE, "bfloat16"),
-        ("floor-torch", "compiled", "plain", *ADAFACTORS, "adamw-fused"),
+        ("floor-torch", "compiled", "plain", *OURS_TORCH, *ADAFACTORS, *ADAMS),
+    ),
+    "graph": Race("torch.compile: one 4096x4096 float32 tensor", Problem(LARGE), _GRAPH),
+    "graph-small": Race(
+        "torch.compile: 8 small float32 tensors", Problem(SMALL[:8]), _GRAPH, inner=10
     ),
     **{
         name: Race(
