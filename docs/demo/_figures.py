@@ -1,4 +1,4 @@
-"""The three figures. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+"""The three figures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")  # files only, no window
-
 import matplotlib.pyplot as plt
 import numpy as np
 from _memory import MODELS, MemoryPoint, point
+from _plots import GRID, save
 from _training import BATCH, Run
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-# Lines drawn later are thinner and broken, so that curves that lie on each other can all be seen.
 STYLES: dict[str, dict[str, Any]] = {
     "numpy": {"color": "#56B4E9", "lw": 5.5, "zorder": 2.0},
     "float64": {"color": "#999999", "lw": 3.0, "zorder": 2.1},
@@ -42,11 +39,9 @@ def save_all(out: Path, runs: Mapping[str, Run]) -> list[Path]:
     figures = {"loss": losses, "deviation": deviations, "memory": memory}
     paths = []
     for name, draw in figures.items():
-        with mpl.rc_context({"axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}):
-            figure = draw(runs)
-            paths.append(out / f"{name}.png")
-            figure.savefig(paths[-1], dpi=130)
-            plt.close(figure)
+        paths.append(out / f"{name}.png")
+        with mpl.rc_context(GRID):
+            save(draw(runs), paths[-1])
     return paths
 
 

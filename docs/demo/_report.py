@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from _record import write_json
 from _training import BATCH, SIZES, Run
 
 Row = dict[str, Any]
@@ -74,8 +71,6 @@ def save(out: Path, options: Mapping[str, Any], runs: Mapping[str, Run], rows: l
     """Writes the record of everything that was measured; returns its path."""
     record = {
         "options": {**options, "sizes": SIZES, "batch": BATCH},
-        "machine": machine(),
-        "versions": versions(),
         "table": rows,
         "runs": {
             name: {
@@ -88,28 +83,5 @@ def save(out: Path, options: Mapping[str, Any], runs: Mapping[str, Run], rows: l
         },
     }
     path = out / "record.json"
-    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, record, "scikit-learn")
     return path
-
-
-def machine() -> dict[str, Any]:
-    """What the times were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of whatever took part or could have."""
-    found = {"python": platform.python_version()}
-    for name in ("adafactor-core", "numpy", "numba", "torch", "jax", "scikit-learn"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

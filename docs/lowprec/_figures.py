@@ -1,4 +1,4 @@
-"""The figures. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+"""The figures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")  # files only, no window
-
 import matplotlib.pyplot as plt
 import numpy as np
+from _plots import GRID, save
 from matplotlib.axes import Axes
 
-# Lines drawn later are thinner and broken, so that curves that lie on each other can all be seen.
 STYLES: dict[str, dict[str, Any]] = {
     "float32": {"color": "#56B4E9", "lw": 5.5, "zorder": 2.0},
     "float32, bf16 arithmetic": {"color": "#999999", "lw": 2.6, "zorder": 2.1},
@@ -22,7 +19,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "stochastic": {"color": "#000000", "lw": 1.6, "ls": (0, (6, 4)), "zorder": 2.3},
     "kahan": {"color": "#009E73", "lw": 1.6, "ls": (0, (1, 2)), "zorder": 2.4},
 }
-GRID = {"axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}
 
 
 def draw_frozen(path: Path, backend: str, cases: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -42,8 +38,7 @@ def draw_frozen(path: Path, backend: str, cases: Mapping[str, Mapping[str, np.nd
             ax.legend(title="rounding: mean at the end")
         axes[0].set_ylabel("mean of the parameter (64x64, all ones at first)")
         figure.suptitle(f"bfloat16 parameters under Adafactor, beside float32 ({backend})")
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
+        save(figure, path)
 
 
 def draw_training(path: Path, experiments: Mapping[str, Any]) -> None:
@@ -64,8 +59,7 @@ def draw_training(path: Path, experiments: Mapping[str, Any]) -> None:
         axes[0, 0].set_ylabel("held-out loss (nats per character)")
         axes[1, 0].set_ylabel("above float32 (%)")
         figure.suptitle("A small transformer in pure bfloat16, by rounding of the parameters")
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
+        save(figure, path)
 
 
 def _style(kind: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from _model import Params, Size, held_out_loss, loss, start
-from _texts import ALPHABET, Text, read_text
+from _texts import ALPHABET, batches, read_text
 
 import adafactor_core as af
 
@@ -78,7 +78,8 @@ def train(
         state = af.init(params, config)
     text, losses = read_text(setting.text), []
     unseen = text.held_out[: setting.held_out]
-    for t, windows in enumerate(batches(text, setting, seed), 1):
+    drawn = batches(text.train, size.context + 1, size.batch, setting.steps, seed)
+    for t, windows in enumerate(drawn, 1):
         value, grads = gradients(params, size, windows, arithmetic)
         with torch.no_grad():
             params, state = af.step(params, grads, state, config, donate=True)
@@ -94,14 +95,6 @@ def train(
     if end is not None:
         torch.save(cast(params, torch.float32), end)
     return asdict(run)
-
-
-def batches(text: Text, setting: Setting, seed: int) -> Iterator[torch.Tensor]:
-    """(batch, context + 1) characters per step, from places drawn with replacement."""
-    windows = text.train.unfold(0, setting.size.context + 1, 1)
-    rng = np.random.default_rng(seed)
-    for _ in range(setting.steps):
-        yield windows[torch.from_numpy(rng.integers(len(windows), size=setting.size.batch))]
 
 
 def cast(params: Params, dtype: torch.dtype) -> Params:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 
 import adafactor_core as af
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "_shared"))
 
 SHAPE = (64, 64)
 OPTIONS: dict[str, dict[str, Any]] = {

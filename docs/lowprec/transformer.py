@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "_shared"))
+
 from _figures import draw_training
 from _model import Size
 from _record import write_json

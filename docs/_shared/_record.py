@@ -1,4 +1,4 @@
-"""What every JSON record of this folder holds beside its numbers."""
+"""What every JSON record holds beside its numbers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("adafactor-core", "numpy", "ml_dtypes", "numba", "torch", "jax")
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """`record` with the machine and the versions; a list of numbers takes one line."""
-    whole = {**record, "machine": _machine(), "versions": _versions()}
+
+def write_json(path: Path, record: Mapping[str, Any], *packages: str) -> None:
+    """`record` with the machine and the versions; a list of numbers takes one line.
+
+    `packages`: those that took part beside PACKAGES.
+    """
+    whole = {**record, "machine": machine(), "versions": versions(*PACKAGES, *packages)}
     text = json.dumps(whole, indent=1, allow_nan=False)
     text = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What the times were measured on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -31,9 +37,10 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python and of those packages that are installed."""
     found = {"python": platform.python_version()}
-    for name in ("adafactor-core", "numpy", "ml_dtypes", "numba", "torch", "jax"):
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

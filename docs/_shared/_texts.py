@@ -1,14 +1,16 @@
-"""What the model reads: text that comes with every Python, as character numbers."""
+"""What the models read: text that comes with every Python, as character numbers."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,3 +64,11 @@ def _text(train: list[str], held_out: list[str]) -> Text:
 
     digest = hashlib.sha256("".join(train + held_out).encode()).hexdigest()
     return Text(encoded(train), encoded(held_out), digest)
+
+
+def batches(text: Tensor, length: int, batch: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """(batch, length) characters per step, from places drawn with replacement."""
+    windows = text.unfold(0, length, 1)
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        yield windows[torch.from_numpy(rng.integers(len(windows), size=batch))]
