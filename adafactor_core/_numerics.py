@@ -25,21 +25,33 @@ LARGEST = {"float32": (2 - 2.0**-23) * 2.0**127, "float64": (2 - 2.0**-52) * 2.0
 EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 
 _RUNNING_SUM = 128  # from how many terms on a running float32 sum is not good enough
-_namespaces: dict[type, Namespace] = {}
+
+
+class _Known:
+    """Namespaces found so far, as (type, namespace) by the type's name.
+
+    Attributes and not a dict: torch.compile guards a dict as a whole, and would compile every step
+    anew when another library's arrays come by.
+    """
+
+
+_known = _Known()
 
 
 def namespace(x: Array, name: str = "value") -> Namespace:
     """The array-API namespace of `x`, looked up once per type (the lookup costs microseconds)."""
-    found = _namespaces.get(type(x))
-    if found is None:
-        try:
-            found = compat.array_namespace(x)
-        except TypeError:
-            raise DTypeError(
-                f"{name} is a {type(x).__name__}, not an array. "
-                f"Every leaf must be an array of a library that follows the array API standard."
-            ) from None
-        _namespaces[type(x)] = found
+    kind = type(x)
+    known = getattr(_known, kind.__name__, None)
+    if known is not None and known[0] is kind:
+        return known[1]
+    try:
+        found = compat.array_namespace(x)
+    except TypeError:
+        raise DTypeError(
+            f"{name} is a {kind.__name__}, not an array. "
+            f"Every leaf must be an array of a library that follows the array API standard."
+        ) from None
+    setattr(_known, kind.__name__, (kind, found))
     return found
 
 

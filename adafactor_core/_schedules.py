@@ -121,10 +121,12 @@ class Clock:
         self._known: dict[tuple[Any, ...], Rates] = {}
         self._keys: dict[tuple[Any, ...], Any] = {}
 
-    def rates(self, options: Config, x: Array, width: str, skipped: Array | None = None) -> Rates:
+    def rates(
+        self, options: Config, x: Array, width: str, skipped: Array | int | None = None
+    ) -> Rates:
         """`skipped`: the tensor's own counter, where its decay goes by its own steps."""
-        lag: Any = 0
-        if skipped is not None:
+        lag: Any = skipped if isinstance(skipped, int) else 0
+        if skipped is not None and not isinstance(skipped, int):
             xp = namespace(skipped)
             known = self._host and on_host(skipped)
             lag = int(skipped) if known else xp.astype(skipped, getattr(xp, width))

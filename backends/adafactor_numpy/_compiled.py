@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -37,16 +37,25 @@ def describe(x: Any) -> Buffer:
     return Buffer(address, dtype_name(x), flags.c_contiguous and flags.aligned)
 
 
+def address(x: Any) -> int:
+    """Where a NumPy array's memory starts."""
+    start: int = x.__array_interface__["data"][0]
+    return start
+
+
 class CompiledPasses:
     """Passes for arrays in CPU memory. Results agree with ArrayPasses to rounding.
 
-    `describe` tells the memory of an array (address, dtype, contiguity), so that an adapter for
-    another library's CPU arrays can use the same kernels. Serves float16, bfloat16, float32 and
-    float64 parameters in C order; `serves` says why not where it does not.
+    `describe` tells the memory of an array (address, dtype, contiguity), `address` its address
+    alone, so that an adapter for another library's CPU arrays can use the same kernels. Batches
+    hold for gradients of the dtypes and contiguity that they were made for. Serves float16,
+    bfloat16, float32 and float64 parameters in C order; `serves` says why not where it does not.
     """
 
-    def __init__(self, describe: Describe = describe) -> None:
-        self._describe = describe
+    def __init__(
+        self, describe: Describe = describe, address: Callable[[Any], int] = address
+    ) -> None:
+        self._describe, self._address = describe, address
 
     def serves(self, work: Work) -> str:
         reason = refusal(work)
@@ -61,7 +70,7 @@ class CompiledPasses:
         return ""
 
     def batches(self, works: Sequence[Work]) -> Sequence[Sequence[Work]]:
-        return [Table(batch, self._describe) for batch in batches(works)]
+        return [Table(batch, self._describe, self._address) for batch in batches(works)]
 
     def observe(self, works: Sequence[Work]) -> None:
         table = _table(works)
@@ -158,12 +167,14 @@ def _table(works: Sequence[Work]) -> Table:
 class Table(list[Work]):
     """A batch of tensors with one set of options and dtypes, as arrays that kernels can walk."""
 
-    def __init__(self, works: Sequence[Work], describe: Describe) -> None:
+    def __init__(
+        self, works: Sequence[Work], describe: Describe, address: Callable[[Any], int]
+    ) -> None:
         super().__init__(works)
         first = works[0]
         self.options, self.factored = first.options, first.layout.factored
         self.clips, self.rounds = first.clips, first.rounds
-        self._describe = describe
+        self._describe, self._address = describe, address
         self._dtype = np.float64 if first.width == "float64" else np.float32
         self._lay_out()
         self.tags = tuple(np.empty(0, _CODES[describe(a).dtype]) for a in (first.param, first.grad))
@@ -298,8 +309,7 @@ class Table(list[Work]):
 
     def refresh(self) -> None:
         """What changes from step to step: the gradients' addresses and the rates."""
-        for t, w in enumerate(self):
-            self.addr[t, k.G] = self._describe(w.grad).address
+        self.addr[:, k.G] = [self._address(w.grad) for w in self]
         rates = self[0].rates
         own = self.whole.options.nonfinite == "skip_tensor"
         self.nums[:, k.B] = [w.rates.b for w in self] if own else rates.b

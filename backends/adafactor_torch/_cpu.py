@@ -26,7 +26,7 @@ def compiled_passes(wanted: bool | None) -> tuple[Passes, ...]:
     if available():
         from adafactor_numpy._compiled import CompiledPasses
 
-        return (CompiledPasses(describe),)
+        return (CompiledPasses(describe, torch.Tensor.data_ptr),)
     if wanted:
         raise ConfigError(
             "compiled=True needs Numba. Install it with pip install 'adafactor-core[numba]', or "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from adafactor_core import Config, ConfigError, Metrics, StateError, TreeError, Work
 from adafactor_core._decisions import advanced, counted, unscaling
-from adafactor_core._factoring import layout, small_unit
+from adafactor_core._factoring import Layout, layout, small_unit
 from adafactor_core._numerics import assign, namespace
+from adafactor_core._order import Group as Arranged
 from adafactor_core._order import run
 from adafactor_core._state import counts, slots, zeros
 from adafactor_core._step import warn_of_frozen
@@ -25,7 +26,7 @@ from adafactor_core._work import Whole
 from ._loading import exact, matched
 from ._options import NAMES, WHOLE_STEP, Group, config, defaults, static
 from ._plan import Plan, told
-from ._rows import Row, checked_grad
+from ._rows import PLAIN, Row, checked_grad
 from ._sharded import (
     Placed,
     Sums,
@@ -39,6 +40,9 @@ from ._sharded import (
 
 if TYPE_CHECKING:
     from ._backward import BackwardHooks
+
+    Tensor = torch.Tensor
+    Stateless = tuple[str, Tensor, Tensor, Config, Layout, Placed | None, Tensor]
 
 
 class Adafactor(Optimizer):
@@ -86,7 +90,10 @@ class Adafactor(Optimizer):
         self._placed: dict[int, Placed] = {}
         self._sums: Sums | None = None
         self._exact: dict[Any, dict[str, Any]] = {}
-        self._told: dict[str, Metrics] = {}  # what a compiled step leaves behind
+        # Metrics of compiled steps, which may write to tensors but to no attribute; and the version
+        # of each of these tensors that the last step outside of a graph has seen.
+        self._told: dict[str, torch.Tensor] = {}
+        self._seen: dict[str, int] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         exact = getattr(self, "_exact", {})
@@ -209,6 +216,10 @@ class Adafactor(Optimizer):
                 if p.device not in fresh or self._backward is not None:
                     fresh[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
                 self.state[p] = {"step": fresh[p.device], **self._zeros(path, p, options)}
+            if p.grad is not None and options.telemetry and path not in self._told:
+                dtype = torch.promote_types(p.dtype, torch.float32)
+                self._told[path] = torch.zeros(len(Metrics._fields), dtype=dtype, device=p.device)
+                self._seen[path] = 0
         if self._placed and self._sums is None:
             self._sums = self._made_sums()
 
@@ -233,23 +244,26 @@ class Adafactor(Optimizer):
 
     def _rows(self) -> list[Row]:
         """Every parameter that has a gradient; all of them checked, and given a state."""
-        rows = []
+        found = []
         for index, group in enumerate(self.param_groups):
             options = self._config(index, group)
             for path, p in self._named(index, group):
                 if p.grad is not None:
-                    rows.append(self._row(path, p, options))
-        for group in self.param_groups:
-            self._init_group(group)
-        return [row._replace(state=cast(dict[str, Any], self.state[row.owner])) for row in rows]
+                    found.append(self._checked(path, p, options))
+        # A trace must not look at the state before it is made outside of the graph.
+        if torch.compiler.is_compiling() or not all(self.state[p] for *_, p in found):
+            for group in self.param_groups:
+                self._init_group(group)
+        return [Row(*row, self.state[row[-1]]) for row in found]
 
-    def _row(self, path: str, p: torch.Tensor, options: Config) -> Row:
-        g = cast(torch.Tensor, p.grad)
+    def _checked(self, path: str, p: torch.Tensor, options: Config) -> Stateless:
+        """A Row without its state."""
+        g, here, at = cast(torch.Tensor, p.grad), p, None
         checked_grad(path, p, g)
-        at = self._place(p, options, path) if is_distributed(p) else None
-        if at is not None or is_distributed(g):
-            g = local(placed_like(g, p, path))
-        return Row(path, local(p), g, options, layout(tuple(p.shape), options, path), at, p, {})
+        if type(p) not in PLAIN or type(g) not in PLAIN:
+            at = self._place(p, options, path) if is_distributed(p) else None
+            here, g = local(p), local(placed_like(g, p, path))
+        return path, here, g, options, layout(tuple(p.shape), options, path), at, p
 
     def _attach(self, hooks: BackwardHooks | None) -> None:
         """Every parameter is stepped by itself from now on, or all together again."""
@@ -264,21 +278,24 @@ class Adafactor(Optimizer):
     def _step_one(self, index: int, path: str, p: torch.Tensor) -> None:
         """A step of one parameter alone, which shares its counter with no other."""
         options = self._config(index, self.param_groups[index])
-        row = self._row(path, p, options)
+        found = self._checked(path, p, options)
         if not self.state[p]:
             step = torch.zeros((), dtype=torch.int32, device=p.device)
             self.state[p] = {"step": step, **self._zeros(path, p, options)}
         if self._placed and self._sums is None:
             self._sums = self._made_sums()
-        self._step([row._replace(state=cast(dict[str, Any], self.state[p]))], id(p))
+        self._step([Row(*found, self.state[p])], id(p))
 
     def metrics(self) -> dict[str, Metrics]:
         """The numbers of the last step by parameter; needs `telemetry`. Read only when asked."""
         if not self.defaults["telemetry"]:
             raise StateError("there are no metrics without telemetry. Use telemetry=True.")
-        found = dict(self._told)
+        found: dict[str, Metrics] = {}
         for plan in self._plans.values():
             found |= plan.metrics()
+        for path, values in self._told.items():
+            if values._version != self._seen[path]:
+                found[path] = Metrics(*values.unbind())
         return found
 
     @torch.no_grad()
@@ -314,9 +331,12 @@ class Adafactor(Optimizer):
 
     def _step(self, rows: list[Row], key: Any) -> None:
         """`key`: of the plan that these rows go by."""
-        if key not in self._plans:
-            self._plans[key] = Plan(self.defaults["compiled"])
-        plan = self._plans[key]
+        if torch.compiler.is_compiling():  # a trace keeps nothing, and is guarded by what it reads
+            plan = Plan(False)
+        else:
+            if key not in self._plans:
+                self._plans[key] = Plan(self.defaults["compiled"])
+            plan = self._plans[key]
         unscale = unscaling(getattr(self, "grad_scale", None))
         unit = small_unit(sum(prod(row.plan.shape) for row in rows))
         sums = self._sums if any(row.placed for row in rows) else None
@@ -330,8 +350,16 @@ class Adafactor(Optimizer):
             for work in works:
                 work.grad = None
         self._count(rows, works, whole, shared=key is None)
-        if whole.options.telemetry and torch.compiler.is_compiling():
-            self._told = told(groups)
+        if whole.options.telemetry:
+            self._tell(groups, rows)
+
+    def _tell(self, groups: Sequence[Sequence[Arranged]], rows: list[Row]) -> None:
+        if torch.compiler.is_compiling():
+            for path, metrics in told(groups).items():
+                self._told[path].copy_(torch.stack(list(metrics)))
+        else:
+            for path in self._told.keys() & {row.path for row in rows}:
+                self._seen[path] = self._told[path]._version
 
     def _count(self, rows: list[Row], works: list[Work], whole: Whole, shared: bool) -> None:
         """Moves the counters: in place where all that share one have moved."""
@@ -340,10 +368,8 @@ class Adafactor(Optimizer):
                 if work.fine is not None:
                     skipped = row.state["skipped"]
                     assign(skipped, (), counted(skipped, work.fine))
-        sharing: dict[int, int] = {}
-        for state in self.state.values() if shared else [row.state for row in rows]:
-            if "step" in state:
-                sharing[id(state["step"])] = sharing.get(id(state["step"]), 0) + 1
+        states = self.state.values() if shared else [row.state for row in rows]
+        sharing = Counter(id(state["step"]) for state in states if "step" in state)
         moving: dict[int, list[Row]] = {}
         for row in rows:
             moving.setdefault(id(row.state["step"]), []).append(row)

@@ -12,11 +12,12 @@ from adafactor_core import ArrayPasses, Metrics, Work
 from adafactor_core._order import Group, arrange
 from adafactor_core._prepare import given_up, make_work, own_rates
 from adafactor_core._schedules import Clock
-from adafactor_core._state import check, slots
+from adafactor_core._state import NO_MOMENTS, check, slots
 from adafactor_core._work import Whole
 
 from ._cpu import compiled_passes
 from ._rows import Row, on_cpu
+from ._traced import TracedPasses
 
 
 class Plan:
@@ -43,9 +44,11 @@ class Plan:
         if self._identity != identity:
             self._works = [_work(r, clocks[id(r.state["step"])], whole) for r in rows]
             self._identity, self._groups = identity, ()
+        own = whole.options.nonfinite == "skip_tensor"
         for row, work in zip(rows, self._works, strict=True):
             clock = clocks[id(row.state["step"])]
-            rates = own_rates(clock, whole, row.options, row.param, work.width, row.lag())
+            lag = row.lag() if own else NO_MOMENTS
+            rates = own_rates(clock, whole, row.options, row.param, work.width, lag)
             key = clock.key(whole.options.seed, row.param) if work.draws else None
             work.again(row.grad, rates, whole, key)
         return self._works
@@ -53,7 +56,7 @@ class Plan:
     def groups(self, works: list[Work], rows: list[Row]) -> Sequence[Sequence[Group]]:
         """Who takes which records, in the order to `run` them."""
         if torch.compiler.is_compiling():
-            return arrange(works, (ArrayPasses(stream=False),))  # the compiler fuses and blocks
+            return arrange(works, (TracedPasses(),))
         kinds = (works[0].whole.sharded, *((w.grad.dtype, w.grad.is_contiguous()) for w in works))
         if not self._groups or self._kinds != kinds:
             passes = compiled_passes(self._compiled)

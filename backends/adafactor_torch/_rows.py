@@ -15,6 +15,7 @@ from adafactor_core._tree import check_grad
 from ._sharded import Placed, local
 
 State = dict[str, Any]
+PLAIN = (torch.Tensor, torch.nn.Parameter)  # compared with type(), which is cheap and exact
 
 
 class Row(NamedTuple):
@@ -35,17 +36,18 @@ class Row(NamedTuple):
 
     def identity(self) -> tuple[Any, ...]:
         """What has to stay for what was prepared for it to stay valid: objects and memory."""
-        slots = self.state.values()
-        memory = (place(self.param), self.param.stride())
-        places = (place(local(a)) for a in slots)
-        return (id(self.owner), id(self.options), *memory, *map(id, slots), *places)
+        found: list[Any] = [id(self.owner), id(self.options)]
+        found += (place(self.param), self.param.stride())
+        for a in self.state.values():
+            found += (id(a), place(a if type(a) in PLAIN else local(a)))
+        return tuple(found)
 
     def lag(self) -> Moments:
-        """Its counter of skips alone, as a host array where it is in CPU memory."""
-        skipped = self.state.get("skipped")
+        """Its counter of skips alone, as a number where it is in CPU memory."""
+        skipped: Any = self.state.get("skipped")
         if skipped is None:
             return NO_MOMENTS
-        return NO_MOMENTS._replace(skipped=skipped.numpy() if on_cpu(skipped) else skipped)
+        return NO_MOMENTS._replace(skipped=int(skipped.numpy()) if on_cpu(skipped) else skipped)
 
 
 def checked_grad(path: str, p: torch.Tensor, g: torch.Tensor) -> None:
@@ -62,11 +64,10 @@ def checked_grad(path: str, p: torch.Tensor, g: torch.Tensor) -> None:
 
 
 def place(x: torch.Tensor) -> int:
-    """Where kernels would write."""
-    return x.data_ptr() if on_cpu(x) else 0
+    """Where kernels would write; 0 if they would not."""
+    return x.data_ptr() if type(x) in PLAIN and x.is_cpu else 0
 
 
 def on_cpu(x: torch.Tensor) -> bool:
     """Whether the numbers are at hand: reading them waits for no device and breaks no trace."""
-    plain = type(x) is torch.nn.Parameter or type(x) is torch.Tensor
-    return plain and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return type(x) in PLAIN and x.is_cpu and not torch.compiler.is_compiling()
