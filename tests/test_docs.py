@@ -19,6 +19,9 @@ def blocks(page):
 
 
 @pytest.mark.filterwarnings("ignore:Numba is not installed")
+# Of torch.compile's own, see test_torch_compile.py.
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda p: p.name)
 def test_code_blocks_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -69,7 +72,8 @@ def test_the_functions_that_embedding_lists_are_the_ones_used(list_, options, mo
     xp = pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
     seen = set()
     kind = type(xp.ones(1))
-    monkeypatch.setattr(_numerics._known, kind.__name__, (kind, Recorder(xp, seen)))
+    known = kind, Recorder(xp, seen)
+    monkeypatch.setattr(_numerics._known, kind.__name__, known, raising=False)
     monkeypatch.setattr(_numerics, "sums_run", lambda _: False)  # what NumPy alone gets
     for o in options:
         config = af.Config(**o)
