@@ -7,7 +7,7 @@ import pytest
 import adafactor_core as af
 from _close import close, close_narrow
 from _run import normal
-from _torch import Adafactor
+from _torch import Adafactor, AsTorchOptimizer, judge
 
 try:
     import torch
@@ -149,3 +149,15 @@ def test_inductor(backend):
             close(backend.numpy(params[n]), backend.numpy(p), 1e-6, n)
             for a, b in zip(plain.metrics()[n], optimizer.metrics()[n], strict=True):
                 close(backend.numpy(b), backend.numpy(a), 1e-6, n)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_conformance(backend, dtype):
+    """Drawn cases alone: every case is a compilation of its own, and the kit has some 500."""
+
+    def stepper(optimizer):
+        torch._dynamo.reset()
+        return torch.compile(optimizer.step, fullgraph=True, backend="eager")
+
+    subject = AsTorchOptimizer("torch.optim, torch.compile", stepper=stepper)
+    judge(subject, dtype, drawn=5, checks=["drawn", "zero-size"])

@@ -245,13 +245,16 @@ class Adafactor(Optimizer):
     def _rows(self) -> list[Row]:
         """Every parameter that has a gradient; all of them checked, and given a state."""
         found = []
+        tracing = torch.compiler.is_compiling()
+        if tracing:  # outside of the graph: it must not look at states and options before they are
+            for group in self.param_groups:
+                self._init_group(group)
         for index, group in enumerate(self.param_groups):
             options = self._config(index, group)
             for path, p in self._named(index, group):
                 if p.grad is not None:
                     found.append(self._checked(path, p, options))
-        # A trace must not look at the state before it is made outside of the graph.
-        if torch.compiler.is_compiling() or not all(self.state[p] for *_, p in found):
+        if not tracing and not all(self.state[p] for *_, p in found):
             for group in self.param_groups:
                 self._init_group(group)
         return [Row(*row, self.state[row[-1]]) for row in found]
