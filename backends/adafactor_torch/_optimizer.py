@@ -212,6 +212,8 @@ class Adafactor(Optimizer):
         options = self._config(index, group)
         fresh: dict[Any, torch.Tensor] = {}  # counters that start together go on together
         for path, p in self._named(index, group):
+            if is_distributed(p):
+                self._place(p, options, path)
             if p.grad is not None and not self.state[p]:
                 if p.device not in fresh or self._backward is not None:
                     fresh[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
@@ -220,8 +222,7 @@ class Adafactor(Optimizer):
                 dtype = torch.promote_types(p.dtype, torch.float32)
                 self._told[path] = torch.zeros(len(Metrics._fields), dtype=dtype, device=p.device)
                 self._seen[path] = 0
-        if self._placed and self._sums is None:
-            self._sums = self._made_sums()
+        self._meet()
 
     def _zeros(self, path: str, p: torch.Tensor, options: Config) -> dict[str, torch.Tensor]:
         plan, at = layout(tuple(p.shape), options, path), self._place(p, options, path)
@@ -234,13 +235,16 @@ class Adafactor(Optimizer):
                 kept[name] = distribute(kept[name], wholes[name].shape, gone, at)
         return kept
 
-    def _made_sums(self) -> Sums:
+    def _meet(self) -> None:
+        """Settles with the other ranks, if there are any, how sums are added up."""
+        if not self._placed or self._sums is not None:
+            return
         parts = {}
         for index, group in enumerate(self.param_groups):
             for path, p in self._named(index, group):
                 if id(p) in self._placed:
                     parts[path] = self._placed[id(p)]
-        return Sums(parts)
+        self._sums = Sums(parts)
 
     def _rows(self) -> list[Row]:
         """Every parameter that has a gradient; all of them checked, and given a state."""
@@ -257,6 +261,8 @@ class Adafactor(Optimizer):
         if not tracing and not all(self.state[p] for *_, p in found):
             for group in self.param_groups:
                 self._init_group(group)
+        if not tracing:
+            self._meet()
         return [Row(*row, self.state[row[-1]]) for row in found]
 
     def _checked(self, path: str, p: torch.Tensor, options: Config) -> Stateless:
@@ -285,8 +291,7 @@ class Adafactor(Optimizer):
         if not self.state[p]:
             step = torch.zeros((), dtype=torch.int32, device=p.device)
             self.state[p] = {"step": step, **self._zeros(path, p, options)}
-        if self._placed and self._sums is None:
-            self._sums = self._made_sums()
+        self._meet()
         self._step([Row(*found, self.state[p])], id(p))
 
     def metrics(self) -> dict[str, Metrics]:
@@ -343,6 +348,7 @@ class Adafactor(Optimizer):
         unscale = unscaling(getattr(self, "grad_scale", None))
         unit = small_unit(sum(prod(row.plan.shape) for row in rows))
         sums = self._sums if any(row.placed for row in rows) else None
+        assert sums is not None or all(row.placed is None for row in rows)
         whole = Whole(rows[0].options, sums is not None, unscale=unscale, unit=unit, gain=unscale)
         works = plan.works(rows, whole)
         groups = plan.groups(works, rows)
