@@ -9,7 +9,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from array_api_compat import torch as xp
 from torch.optim import Optimizer
 
 from adafactor_core import Config, ConfigError, Metrics, StateError, TreeError, Work
@@ -18,7 +17,7 @@ from adafactor_core._factoring import Layout, layout, small_unit
 from adafactor_core._numerics import assign, namespace
 from adafactor_core._order import Group as Arranged
 from adafactor_core._order import run
-from adafactor_core._state import counts, slots, zeros
+from adafactor_core._state import counts
 from adafactor_core._step import warn_of_frozen
 from adafactor_core._tree import check_dtype
 from adafactor_core._work import Whole
@@ -26,17 +25,9 @@ from adafactor_core._work import Whole
 from ._loading import exact, matched
 from ._options import NAMES, WHOLE_STEP, Group, config, defaults, static
 from ._plan import Plan, told
-from ._rows import PLAIN, Row, checked_grad
-from ._sharded import (
-    Placed,
-    Sums,
-    averaged_away,
-    distribute,
-    is_distributed,
-    local,
-    placed,
-    placed_like,
-)
+from ._rows import PLAIN, Row, checked_grad, fresh
+from ._sharded import Placed, is_distributed, local, placed_like
+from ._sums import Meshes
 
 if TYPE_CHECKING:
     from ._backward import BackwardHooks
@@ -87,8 +78,7 @@ class Adafactor(Optimizer):
     def _forget(self) -> None:
         self._configs: dict[int, tuple[Any, Config, Group]] = {}
         self._plans: dict[Any, Plan] = {}
-        self._placed: dict[int, Placed] = {}
-        self._sums: Sums | None = None
+        self._meshes = Meshes()
         self._exact: dict[Any, dict[str, Any]] = {}
         # Metrics of compiled steps, which may write to tensors but to no attribute; and the version
         # of each of these tensors that the last step outside of a graph has seen.
@@ -122,7 +112,7 @@ class Adafactor(Optimizer):
                 changed = hook(self, state_dict)
                 state_dict = state_dict if changed is None else changed
         saved = matched(self.param_groups, state_dict)
-        self._exact = exact(self.param_groups, saved, self._place)
+        self._exact = exact(self.param_groups, saved, self._meshes.of)
         self._optimizer_load_state_dict_pre_hooks = OrderedDict()  # they have run
         try:
             super().load_state_dict(saved)
@@ -177,7 +167,7 @@ class Adafactor(Optimizer):
             taken.add(path)
             check_dtype(p, path)
             namespace(p), namespace(p.detach())  # looked up now, for the same reason
-            self._place(p, options, path)
+            self._meshes.of(p, options, path)
             layout(tuple(p.shape), options, path)
             frozen.append((path, p, options))
         warn_of_frozen(frozen)
@@ -188,20 +178,15 @@ class Adafactor(Optimizer):
         names = group.get("param_names") or [str(first + k) for k in range(len(group["params"]))]
         return zip(names, group["params"], strict=True)
 
+    def _every(self) -> Iterable[tuple[str, torch.Tensor]]:
+        return (pair for k, group in enumerate(self.param_groups) for pair in self._named(k, group))
+
     def _config(self, index: int, group: Group) -> Config:
         now = static(group)
         known = self._configs.get(index)
         if known is None or known[2] is not group or known[0] != now:
             known = self._configs[index] = (now, config(group), group)
         return known[1]
-
-    def _place(self, p: torch.Tensor, options: Config, path: str) -> Placed | None:
-        if id(p) not in self._placed:
-            found = placed(p, options, path)
-            if found is None:
-                return None
-            self._placed[id(p)], self._sums = found, None
-        return self._placed[id(p)]
 
     def _init_group(self, group: Group) -> None:
         """Gives every parameter of the group that has its first gradient a state.
@@ -210,41 +195,18 @@ class Adafactor(Optimizer):
         """
         index = next(k for k, g in enumerate(self.param_groups) if g is group)
         options = self._config(index, group)
-        fresh: dict[Any, torch.Tensor] = {}  # counters that start together go on together
+        counters: dict[Any, torch.Tensor] = {}  # those that start together go on together
         for path, p in self._named(index, group):
-            if is_distributed(p):
-                self._place(p, options, path)
+            at = self._meshes.of(p, options, path) if is_distributed(p) else None
             if p.grad is not None and not self.state[p]:
-                if p.device not in fresh or self._backward is not None:
-                    fresh[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
-                self.state[p] = {"step": fresh[p.device], **self._zeros(path, p, options)}
+                if p.device not in counters or self._backward is not None:
+                    counters[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
+                self.state[p] = {"step": counters[p.device], **fresh(path, p, options, at)}
             if p.grad is not None and options.telemetry and path not in self._told:
                 dtype = torch.promote_types(p.dtype, torch.float32)
                 self._told[path] = torch.zeros(len(Metrics._fields), dtype=dtype, device=p.device)
                 self._seen[path] = 0
-        self._meet()
-
-    def _zeros(self, path: str, p: torch.Tensor, options: Config) -> dict[str, torch.Tensor]:
-        plan, at = layout(tuple(p.shape), options, path), self._place(p, options, path)
-        moments = zeros(xp, local(p), plan, options)
-        kept = {n: a for n, a in moments._asdict().items() if a is not None}
-        if at is not None:
-            wholes = slots(xp, p, plan, options)
-            for name in kept.keys() - {"skipped"}:
-                gone = averaged_away(name, plan)
-                kept[name] = distribute(kept[name], wholes[name].shape, gone, at)
-        return kept
-
-    def _meet(self) -> None:
-        """Settles with the other ranks, if there are any, how sums are added up."""
-        if not self._placed or self._sums is not None:
-            return
-        parts = {}
-        for index, group in enumerate(self.param_groups):
-            for path, p in self._named(index, group):
-                if id(p) in self._placed:
-                    parts[path] = self._placed[id(p)]
-        self._sums = Sums(parts)
+        self._meshes.meet(self._every())
 
     def _rows(self) -> list[Row]:
         """Every parameter that has a gradient; all of them checked, and given a state."""
@@ -262,7 +224,7 @@ class Adafactor(Optimizer):
             for group in self.param_groups:
                 self._init_group(group)
         if not tracing:
-            self._meet()
+            self._meshes.meet(self._every())
         return [Row(*row, self.state[row[-1]]) for row in found]
 
     def _checked(self, path: str, p: torch.Tensor, options: Config) -> Stateless:
@@ -270,7 +232,7 @@ class Adafactor(Optimizer):
         g, here, at = cast(torch.Tensor, p.grad), p, None
         checked_grad(path, p, g)
         if type(p) not in PLAIN or type(g) not in PLAIN:
-            at = self._place(p, options, path) if is_distributed(p) else None
+            at = self._meshes.of(p, options, path) if is_distributed(p) else None
             here, g = local(p), local(placed_like(g, p, path))
         return path, here, g, options, layout(tuple(p.shape), options, path), at, p
 
@@ -290,8 +252,9 @@ class Adafactor(Optimizer):
         found = self._checked(path, p, options)
         if not self.state[p]:
             step = torch.zeros((), dtype=torch.int32, device=p.device)
-            self.state[p] = {"step": step, **self._zeros(path, p, options)}
-        self._meet()
+            at = self._meshes.of(p, options, path)
+            self.state[p] = {"step": step, **fresh(path, p, options, at)}
+        self._meshes.meet(self._every())
         self._step([Row(*found, self.state[p])], id(p))
 
     def metrics(self) -> dict[str, Metrics]:
@@ -347,8 +310,7 @@ class Adafactor(Optimizer):
             plan = self._plans[key]
         unscale = unscaling(getattr(self, "grad_scale", None))
         unit = small_unit(sum(prod(row.plan.shape) for row in rows))
-        sums = self._sums if any(row.placed for row in rows) else None
-        assert sums is not None or all(row.placed is None for row in rows)
+        sums = self._meshes.sums(rows)
         whole = Whole(rows[0].options, sums is not None, unscale=unscale, unit=unit, gain=unscale)
         works = plan.works(rows, whole)
         groups = plan.groups(works, rows)

@@ -8,11 +8,11 @@ import torch
 from array_api_compat import torch as xp
 
 from adafactor_core import Config, DTypeError, Moments
-from adafactor_core._factoring import Layout
-from adafactor_core._state import NO_MOMENTS
+from adafactor_core._factoring import Layout, layout
+from adafactor_core._state import NO_MOMENTS, slots, zeros
 from adafactor_core._tree import check_grad
 
-from ._sharded import Placed, local
+from ._sharded import Placed, averaged_away, distribute, local
 
 State = dict[str, Any]
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # compared with type(), which is cheap and exact
@@ -71,3 +71,16 @@ def place(x: torch.Tensor) -> int:
 def on_cpu(x: torch.Tensor) -> bool:
     """Whether the numbers are at hand: reading them waits for no device and breaks no trace."""
     return type(x) in PLAIN and x.is_cpu and not torch.compiler.is_compiling()
+
+
+def fresh(path: str, p: torch.Tensor, options: Config, at: Placed | None) -> State:
+    """The slots before the first step, placed as the parameter is."""
+    plan = layout(tuple(p.shape), options, path)
+    moments = zeros(xp, local(p), plan, options)
+    kept: State = {name: a for name, a in moments._asdict().items() if a is not None}
+    if at is not None:
+        wholes = slots(xp, p, plan, options)
+        for name in kept.keys() - {"skipped"}:
+            gone = averaged_away(name, plan)
+            kept[name] = distribute(kept[name], wholes[name].shape, gone, at)
+    return kept
