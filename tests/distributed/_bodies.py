@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 import adafactor_core as af
@@ -174,3 +174,47 @@ def judged(size: int, dtype: str) -> None:
         return x.full_tensor() if isinstance(x, DTensor) else x
 
     judge(AsTorchOptimizer("torch.optim, DTensor", place=place, whole=gathered), dtype, drawn=3)
+
+
+def blocks(options: dict[str, Any], steps: int) -> tuple[Any, Any]:
+    """int8 momentum of a matrix whose columns are split at whole blocks: (parts, one piece)."""
+    mesh = init_device_mesh("cpu", (2,))
+    one = torch.nn.Parameter(normal((6, 256), 0))
+    split = torch.nn.Parameter(distribute_tensor(normal((6, 256), 0), mesh, [S1]))
+    alone, made = (optimizer({"w": p}, {"compiled": False, **options}) for p in (one, split))
+    for t in range(1, steps + 1):
+        one.grad = normal((6, 256), t)
+        split.grad = distribute_tensor(normal((6, 256), t), mesh, [S1])
+        alone.step()
+        made.step()
+    made.load_state_dict(alone.state_dict())  # the scales are cut at blocks, too
+    loaded = read(made, {"w": split})
+    return loaded, read(alone, {"w": one})
+
+
+def refused(what: str) -> str:
+    """The message that this is refused with; the parameter has not moved."""
+    mesh = init_device_mesh("cpu", (2,))
+    x = normal((4, 6), 0)
+    try:
+        if what == "int8":
+            p = torch.nn.Parameter(distribute_tensor(normal((10,), 0), mesh, [S0]))
+            optimizer({"b": p}, {"beta1": 0.9, "momentum_dtype": "int8"})
+        elif what == "pending sum":
+            p = torch.nn.Parameter(DTensor.from_local(x, mesh, [Partial()], run_check=False))
+            optimizer({"w": p}, {})
+        elif what == "plain gradient":
+            p = torch.nn.Parameter(distribute_tensor(x, mesh, [S0]))
+            made = optimizer({"w": p}, {"lr": 0.1})
+            p.grad = x.clone()
+            made.step()
+        elif what == "state on a mesh":
+            p = torch.nn.Parameter(distribute_tensor(x, mesh, [S0]))
+            made = optimizer({"w": p}, {"lr": 0.1})
+            p.grad = distribute_tensor(x, mesh, [S0])
+            made.step()
+            other = torch.nn.Parameter(x.clone())
+            optimizer({"w": other}, {"lr": 0.1}).load_state_dict(made.state_dict())
+    except af.AdafactorError as error:
+        return f"{type(error).__name__}: {error}"
+    return "not refused"

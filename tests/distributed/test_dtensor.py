@@ -1,11 +1,13 @@
 """DTensors in many layouts: the trajectory of one process, in two collectives per step."""
 
+import re
+
 import pytest
 
 pytest.importorskip("torch.distributed.tensor")
 
 import numpy as np
-from _bodies import LAYOUTS, OPTIONS, SIZES, alone, judged, together
+from _bodies import LAYOUTS, OPTIONS, SIZES, alone, blocks, judged, refused, together
 
 from _close import close
 
@@ -71,3 +73,24 @@ def test_compiled(ranks, options):
     (second, last) = alone(options, "float32", STEPS)
     for after, *_ in ranks(2).run(together, "rows", options, "float32", STEPS, True):
         compare(after, [{n: x[n] for n in after[0]} for x in (second, last)], 1e-6)
+
+
+def test_int8_momentum_split_at_whole_blocks(ranks):
+    options = {"lr": 0.1, "beta1": 0.9, "momentum_dtype": "int8"}
+    for got, want in ranks(2).run(blocks, options, 3):
+        assert got["w.momentum_scale"].shape == (6, 2)
+        compare([got], [want], 1e-6)
+
+
+REFUSED = {
+    "int8": r"ShapeError: parameter 'b' of shape \(10,\) is split .* into parts of 5",
+    "pending sum": "ShapeError: parameter 'w' has placements .* Redistribute it",
+    "plain gradient": "ShapeError: the gradient of parameter 'w' is not distributed",
+    "state on a mesh": "StateError: the state of parameter 'w' lies on .*full_state_dict=True",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused_on_every_rank(ranks, what):
+    for words in ranks(2).run(refused, what):
+        assert re.search(f"(?s){REFUSED[what]}", words), words
