@@ -251,3 +251,16 @@ def test_tensorboard_itself(tmp_path):
         log_metrics(optimizer, writer)
     (file,) = tmp_path.iterdir()
     assert b"adafactor/update_rms/0.weight" in file.read_bytes()
+
+
+def test_a_state_dict_that_hooks_cannot_take_changes_nothing():
+    saved = made(net(), lr=0.05, max_grad_norm=1.0).state_dict()
+    model = net()
+    optimizer = made(model, lr=0.05)
+    attach_backward_hooks(optimizer)
+    backward(model, 1)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(af.ConfigError, match="max_grad_norm"):
+        optimizer.load_state_dict(saved)
+    assert str(optimizer.state_dict()) == str(before)
+    assert optimizer.defaults["max_grad_norm"] is None

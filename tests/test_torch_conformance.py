@@ -1,5 +1,7 @@
 """adafactor_torch.Adafactor judged by the kit, by a fake GPU, and on tensors of every layout."""
 
+import copy
+
 import pytest
 
 import adafactor_core as af
@@ -131,6 +133,23 @@ def transposed(p, state):
     p.data.copy_(old)
 
 
+@pytest.mark.parametrize("part", [slice(0, 8), slice(0, 1)])
+def test_a_parameter_that_became_smaller_is_refused_and_writes_nowhere_else(
+    backend, part, compiled
+):
+    base = torch.randn(64, 32)
+    p = torch.nn.Parameter(base)
+    optimizer = Adafactor([p], lr=0.1, compiled=compiled)
+    p.grad = torch.randn_like(p)
+    optimizer.step()
+    before = base.clone()
+    p.data, p.grad = base[part], None
+    p.grad = torch.randn_like(p)
+    with pytest.raises(af.StateError, match="does not fit"):
+        optimizer.step()
+    assert torch.equal(base, before)
+
+
 SWAPS = {"parameter": moved, "state": moved_state, "strides": transposed}
 
 
@@ -192,3 +211,19 @@ def test_distributed_checkpoint_in_one_process(backend, named, flat):
         for name, a in optimizer.state[p].items():
             assert a.dtype == other.state[q][name].dtype
             assert torch.equal(a, other.state[q][name])
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own: FSDP's deprecations
+def test_a_full_state_dict_through_torchs_own_functions(backend):
+    from torch.distributed.checkpoint import state_dict as dcp
+
+    model = torch.nn.Linear(4, 3)
+    optimizer = Adafactor(model.named_parameters(), lr=0.1, beta1=0.9)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    how = dcp.StateDictOptions(full_state_dict=True)
+    saved = copy.deepcopy(dcp.get_optimizer_state_dict(model, optimizer, options=how))
+    want = {n: a.clone() for n, a in optimizer.state[model.weight].items()}
+    optimizer.step()
+    dcp.set_optimizer_state_dict(model, optimizer, saved, options=how)
+    assert all(torch.equal(a, optimizer.state[model.weight][n]) for n, a in want.items())

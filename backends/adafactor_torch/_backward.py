@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,14 +47,13 @@ class BackwardHooks:
         self._optimizer, self._accumulate = optimizer, accumulate
         self._handles: list[Any] = []
         self._waiting: dict[int, int] = {}  # backward passes since the last step
-        self.check()
+        self.check(optimizer.defaults)
         optimizer._attach(self)
         for index in range(len(optimizer.param_groups)):
             self.watch(index)
 
-    def check(self) -> None:
+    def check(self, options: Mapping[str, Any]) -> None:
         """Raises ConfigError for options that need all gradients at once."""
-        options = self._optimizer.defaults
         if options["max_grad_norm"] is not None:
             raise ConfigError(
                 f"max_grad_norm={options['max_grad_norm']} needs all gradients at once, but steps "

@@ -37,6 +37,8 @@ def matched(groups: Sequence[Group], saved: Any) -> StateDict:
                 f"group {index} of the state dict has no list 'params'. Pass what state_dict() "
                 f"returned."
             )
+    # torch's flattened state dicts lose empty lists.
+    theirs = [{**group, "batch_axes": group.get("batch_axes", [])} for group in theirs]
     if len(theirs) != len(groups):
         raise StateError(
             f"the state dict has {len(theirs)} parameter groups, the optimizer {len(groups)}. "

@@ -97,7 +97,6 @@ class Adafactor(Optimizer):
             self.defaults.update({name: group[name] for name in WHOLE_STEP})
         if self._backward is not None:
             self._attach(self._backward)
-            self._backward.check()
 
     def load_state_dict(self, state_dict: Any) -> None:
         """Continues from a saved state: by name where both were built from named parameters.
@@ -105,14 +104,18 @@ class Adafactor(Optimizer):
         Every dtype is kept. Raises StateError or ConfigError, naming what does not fit, and then
         nothing has changed.
         """
-        hooks = self._optimizer_load_state_dict_pre_hooks
+        hooks, stepping = self._optimizer_load_state_dict_pre_hooks, self._backward
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
             for hook in hooks.values():
                 changed = hook(self, state_dict)
                 state_dict = state_dict if changed is None else changed
         saved = matched(self.param_groups, state_dict)
-        self._exact = exact(self.param_groups, saved, self._meshes.of)
+        found = exact(self.param_groups, saved, self._meshes.of)
+        if stepping is not None:
+            for group in saved["param_groups"]:
+                stepping.check(group)
+        self._exact = found
         self._optimizer_load_state_dict_pre_hooks = OrderedDict()  # they have run
         try:
             super().load_state_dict(saved)

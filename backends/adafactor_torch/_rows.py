@@ -37,7 +37,8 @@ class Row(NamedTuple):
     def identity(self) -> tuple[Any, ...]:
         """What has to stay for what was prepared for it to stay valid: objects and memory."""
         found: list[Any] = [id(self.owner), id(self.options)]
-        found += (place(self.param), self.param.stride())
+        x = self.param
+        found += (place(x), x.stride(), x.shape, x.dtype)  # p.data may be a part of what it was
         for a in self.state.values():
             found += (id(a), place(a if type(a) in PLAIN else local(a)))
         return tuple(found)
@@ -64,8 +65,8 @@ def checked_grad(path: str, p: torch.Tensor, g: torch.Tensor) -> None:
 
 
 def place(x: torch.Tensor) -> int:
-    """Where kernels would write; 0 if they would not."""
-    return x.data_ptr() if type(x) in PLAIN and x.is_cpu else 0
+    """Where the memory is, on whatever device; asking waits for none. 0 for what has no memory."""
+    return x.data_ptr() if type(x) in PLAIN else 0
 
 
 def on_cpu(x: torch.Tensor) -> bool:

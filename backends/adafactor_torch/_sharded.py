@@ -43,7 +43,7 @@ def local(x: Any) -> Any:
     return part.wait() if hasattr(part, "wait") else part
 
 
-def placed(x: Any, options: Config, path: str) -> Placed | None:
+def placed(x: Any, path: str) -> Placed | None:
     """None for a tensor that is not distributed. Raises ShapeError for what no step can take."""
     if getattr(x, "_fsdp_flattened", False):
         raise ShapeError(
@@ -69,13 +69,13 @@ def placed(x: Any, options: Config, path: str) -> Placed | None:
     _, offset = compute_local_shape_and_global_offset(shape, mesh, placements)
     # Strided shards (tensor parallel, then FSDP) say which axis too, but are no Shard.
     axes = tuple(p.dim % len(shape) if hasattr(p, "dim") else None for p in placements)
-    found = Placed(mesh, placements, tuple(offset), axes, shape)
-    if options.beta1 is not None and options.momentum_dtype == "int8":
-        _check_blocks(found, path)
-    return found
+    return Placed(mesh, placements, tuple(offset), axes, shape)
 
 
-def _check_blocks(at: Placed, path: str) -> None:
+def check_blocks(at: Placed, options: Config, path: str) -> None:
+    """Raises ShapeError where int8 momentum would be cut within the blocks of its scales."""
+    if options.beta1 is None or options.momentum_dtype != "int8":
+        return
     # By sizes and not by this rank's offset, so that all ranks raise or none.
     size = at.shape[-1] if at.shape else 1
     for ranks, axis in zip(at.mesh.shape, at.axes, strict=True):

@@ -14,7 +14,7 @@ from adafactor_core._factoring import without
 from adafactor_core._work import Partial
 
 from ._rows import Row
-from ._sharded import Placed, Shape, placed
+from ._sharded import Placed, Shape, check_blocks, placed
 
 
 class _Host(NamedTuple):
@@ -183,10 +183,11 @@ class Meshes:
     def of(self, p: torch.Tensor, options: Config, path: str) -> Placed | None:
         """None for a tensor that is not distributed. Raises ShapeError."""
         if id(p) not in self._placed:
-            found = placed(p, options, path)
+            found = placed(p, path)
             if found is None:
                 return None
             self._placed[id(p)], self._sums = found, None
+        check_blocks(self._placed[id(p)], options, path)
         return self._placed[id(p)]
 
     def meet(self, named: Iterable[tuple[str, torch.Tensor]]) -> None:
