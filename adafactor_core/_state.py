@@ -113,7 +113,13 @@ def zeros(xp: Namespace, x: Array, plan: Layout, o: Config) -> Moments:
     return NO_MOMENTS._replace(**made)
 
 
-def check(moments: Any, wanted: Slots, path: str) -> None:
+REMEDY = (
+    "use the config it was made with, convert_state(params, state, config), or start over with "
+    "init(params, config)"
+)
+
+
+def check(moments: Any, wanted: Slots, path: str, remedy: str = REMEDY) -> None:
     """Raises StateError when `moments` are not those of this tensor under these options."""
     if not isinstance(moments, Moments):
         raise StateError(
@@ -127,9 +133,7 @@ def check(moments: Any, wanted: Slots, path: str) -> None:
         if want != got:
             raise StateError(
                 f"the state of tensor {path!r} does not fit: {name} should be {_words(want)}, "
-                f"got {_words(got)}. It was made for other shapes or options; "
-                f"use the config it was made with, convert_state(params, state, config), or start "
-                f"over with init(params, config)."
+                f"got {_words(got)}. It was made for other shapes or options; {remedy}."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -54,7 +55,7 @@ def init(params: Tree, config: Config | None = None, *, sharding: Sharding | Non
     )
 
 
-def warn_of_frozen(rows: Sequence[tuple[str, Array, Config]], stacklevel: int = 3) -> None:
+def warn_of_frozen(rows: Sequence[tuple[str, Array, Config]]) -> None:
     """LowPrecisionWarning for 16-bit parameters that are rounded to nearest."""
     frozen = [
         f"{path!r} ({dtype_name(x)})"
@@ -68,8 +69,20 @@ def warn_of_frozen(rows: Sequence[tuple[str, Array, Config]], stacklevel: int = 
             f"in the last place are lost, and such a parameter can stay where it is for good. Use "
             f"rounding='stochastic' (no memory) or 'kahan' (16 bits per entry).",
             LowPrecisionWarning,
-            stacklevel=stacklevel,
+            stacklevel=_callers_level(),
         )
+
+
+def _callers_level() -> int:
+    """How far up the stack, seen from the calling function, the user's own line is."""
+    frame, level = sys._getframe(1), 1
+    ours = __name__.split("_")[0]  # the core and every adapter
+    while frame.f_back is not None:
+        package = frame.f_globals.get("__name__", "").split(".")[0]
+        if not package.startswith(f"{ours}_") and package not in ("torch", "jax"):
+            break
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def step(

@@ -43,8 +43,8 @@ def matching(leaves: Leaves, tree: Tree, what: str) -> list[Any]:
     found = {".".join(map(str, key)) for key in keys}
     wanted = set(leaves.paths)
     raise TreeError(
-        f"{what} must be nested like params. Missing: {_some(wanted - found)}; "
-        f"unknown: {_some(found - wanted)}. ({reason})"
+        f"{what} must be nested like params. Missing: {some(wanted - found)}; "
+        f"unknown: {some(found - wanted)}. ({reason})"
     )
 
 
@@ -54,7 +54,8 @@ def _is_leaf(x: Any) -> bool:
     return x is None or isinstance(x, Moments) or shape
 
 
-def _some(paths: set[str]) -> str:
+def some(paths: set[str]) -> str:
+    """The first few, for a message."""
     shown = ", ".join(map(repr, sorted(paths)[:5]))
     return (shown + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")) or "none"
 

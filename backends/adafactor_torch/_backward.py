@@ -47,6 +47,8 @@ class BackwardHooks:
         self._optimizer, self._accumulate = optimizer, accumulate
         self._handles: list[Any] = []
         self._waiting: dict[int, int] = {}  # backward passes since the last step
+        self._sizes: list[int] = []
+        self._found: dict[int, tuple[int, str]] = {}
         self.check(optimizer.defaults)
         optimizer._attach(self)
         for index in range(len(optimizer.param_groups)):
@@ -70,20 +72,31 @@ class BackwardHooks:
     def watch(self, index: int) -> None:
         """Adds the parameters of a group."""
         group = self._optimizer.param_groups[index]
-        for path, p in self._optimizer._named(index, group):
+        for p in group["params"]:
             if p.requires_grad:
                 register: Any = p.register_post_accumulate_grad_hook
-                self._handles.append(register(self._hook(index, path)))
+                self._handles.append(register(self._hook))
 
-    def _hook(self, index: int, path: str) -> Any:
-        def hook(p: torch.Tensor) -> None:
-            waiting = self._waiting.get(id(p), 0) + 1
-            self._waiting[id(p)] = waiting % self._accumulate
-            if waiting == self._accumulate:
-                self._optimizer._step_one(index, path, p)
-                p.grad = None
+    def _hook(self, p: torch.Tensor) -> None:
+        at = self._at(p)
+        if p.grad is None or at is None:  # another hook took it; or its group was taken out
+            return
+        waiting = self._waiting.get(id(p), 0) + 1
+        self._waiting[id(p)] = waiting % self._accumulate
+        if waiting == self._accumulate:
+            self._optimizer._step_one(*at, p)
+            p.grad = None
 
-        return hook
+    def _at(self, p: torch.Tensor) -> tuple[int, str] | None:
+        """The index of its group, and its path."""
+        groups = self._optimizer.param_groups
+        sizes = [len(group["params"]) for group in groups]
+        if sizes != self._sizes:  # groups may come and go
+            self._sizes, self._found = sizes, {}
+            for index, group in enumerate(groups):
+                for path, owned in self._optimizer._named(index, group):
+                    self._found[id(owned)] = index, path
+        return self._found.get(id(p))
 
     def flushed(self) -> None:
         """All gradients are used up."""

@@ -11,11 +11,13 @@ from adafactor_core._numerics import dtype_name
 from adafactor_numpy._compile import available
 from adafactor_numpy._table import Buffer
 
+from ._sharded import PLAIN
+
 
 def describe(x: Any) -> Buffer:
     """A CPU tensor's memory; tensors elsewhere, fake or wrapped ones have none to show."""
-    plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu"
-    contiguous = plain and x.is_contiguous()
+    plain = type(x) in PLAIN and x.device.type == "cpu"
+    contiguous = plain and x.is_contiguous() and not x.is_neg()  # else its signs are not there
     return Buffer(x.data_ptr() if contiguous else 0, dtype_name(x), contiguous)
 
 

@@ -11,11 +11,13 @@ from array_api_compat import torch as xp
 from adafactor_core import Config, Moments, StateError
 from adafactor_core._factoring import layout
 from adafactor_core._state import check, slots
+from adafactor_core._tree import some
 
-from ._options import NAMES, Group, config
+from ._options import NAMES, Group, agree, config
 from ._sharded import Placed, averaged_away, laid, local
 
 StateDict = dict[str, Any]
+SAVED = "give the optimizer the parameters and the options it was saved with, and load it then"
 
 
 def matched(groups: Sequence[Group], saved: Any) -> StateDict:
@@ -36,6 +38,12 @@ def matched(groups: Sequence[Group], saved: Any) -> StateDict:
             raise StateError(
                 f"group {index} of the state dict has no list 'params'. Pass what state_dict() "
                 f"returned."
+            )
+        names = group.get("param_names", [""] * len(group["params"]))
+        if not isinstance(names, list) or len(names) != len(group["params"]):
+            raise StateError(
+                f"group {index} of the state dict has {len(group['params'])} params, and "
+                f"param_names that do not go with them. Pass what state_dict() returned."
             )
     # torch's flattened state dicts lose empty lists.
     theirs = [{**group, "batch_axes": group.get("batch_axes", [])} for group in theirs]
@@ -61,8 +69,8 @@ def _by_name(groups: Sequence[Group], theirs: Sequence[Group]) -> list[Group]:
     found = {name for g in theirs for name in g["param_names"]}
     if ours != found:
         raise StateError(
-            f"the state dict is of other parameters. Missing: {_some(ours - found)}; unknown: "
-            f"{_some(found - ours)}. Rename them in its param_names, or leave them out of both."
+            f"the state dict is of other parameters. Missing: {some(ours - found)}; unknown: "
+            f"{some(found - ours)}. Rename them in its param_names, or leave them out of both."
         )
     ordered = []
     for index, group in enumerate(groups):
@@ -70,7 +78,7 @@ def _by_name(groups: Sequence[Group], theirs: Sequence[Group]) -> list[Group]:
         same = [g for g in theirs if set(g["param_names"]) == names]
         if len(same) != 1:
             raise StateError(
-                f"group {index} ({_some(names)}) has other parameters in the state dict. Build "
+                f"group {index} ({some(names)}) has other parameters in the state dict. Build "
                 f"the optimizer with the groups it was saved with."
             )
         ids = dict(zip(same[0]["param_names"], same[0]["params"], strict=True))
@@ -94,28 +102,29 @@ def exact(
     out: dict[torch.Tensor, dict[str, Any]] = {}
     counters: dict[Any, torch.Tensor] = {}
     position = 0
-    for group, other in zip(groups, saved["param_groups"], strict=True):
+    for other in saved["param_groups"]:
         missing = sorted(k for k in NAMES if k not in other)
         if missing:
             raise StateError(
                 f"a group of the state dict has no {missing[0]!r}: it was saved by another "
                 f"optimizer. Use one that Adafactor saved."
             )
+    agree(saved["param_groups"])
+    for group, other in zip(groups, saved["param_groups"], strict=True):
         options = config({**other, "params": []})
         names = group.get("param_names")
-        for k, (p, at) in enumerate(zip(group["params"], other["params"], strict=True)):
+        for k, (p, key) in enumerate(zip(group["params"], other["params"], strict=True)):
             path = names[k] if names else str(position)
             position += 1
-            state = saved["state"].get(at)
+            state = saved["state"].get(key)
             if state is None or (isinstance(state, Mapping) and not state):
                 continue
-            moments = _moments(state, path)
+            moments, step = _read(state, p, path)
             plan = layout(tuple(p.shape), options, path)
-            check(moments, wholes := slots(xp, p, plan, options), path)
-            step = state["step"]
-            key = (p.device, int(step))
-            if key not in counters:
-                counters[key] = torch.tensor(int(step), dtype=torch.int32, device=p.device)
+            check(moments, wholes := slots(xp, p, plan, options), path, SAVED)
+            together = (p.device, step)
+            if together not in counters:
+                counters[together] = torch.tensor(step, dtype=torch.int32, device=p.device)
             at, parts = placed(p, options, path), slots(xp, local(p), plan, options)
             copies = {}
             for name, a in moments._asdict().items():
@@ -123,11 +132,12 @@ def exact(
                     shapes = wholes[name].shape, parts[name].shape
                     a = laid(a.detach(), *shapes, averaged_away(name, plan), at, path)
                     copies[name] = a.to(p.device, copy=True)
-            out[p] = {"step": counters[key], **copies}
+            out[p] = {"step": counters[together], **copies}
     return out
 
 
-def _moments(state: Any, path: str) -> Moments:
+def _read(state: Any, p: torch.Tensor, path: str) -> tuple[Moments, int]:
+    """The slots, and the number of completed steps."""
     if not isinstance(state, Mapping):
         raise StateError(
             f"the state of tensor {path!r} is a {type(state).__name__}, not a dict of slots. Pass "
@@ -139,13 +149,27 @@ def _moments(state: Any, path: str) -> Moments:
         raise StateError(
             f"the state of tensor {path!r} has {what}: it was saved by another optimizer."
         )
-    step = state["step"]
-    one = step.numel() == 1 if isinstance(step, torch.Tensor) else isinstance(step, int)
-    if not one or not step >= 0:  # NaN neither
-        raise StateError(f"the state of tensor {path!r} has step={step!r}, expected an int >= 0.")
-    return Moments(*(state.get(name) for name in Moments._fields))
+    for name in Moments._fields:
+        a = state.get(name)
+        if isinstance(a, torch.Tensor) and not _dense(a, p):
+            raise StateError(
+                f"the state of tensor {path!r} has as {name} a {type(a).__name__} without numbers "
+                f"that could be copied. Pass what state_dict() returned."
+            )
+    found = state["step"]
+    one = isinstance(found, torch.Tensor) and found.numel() == 1 and _dense(found, p)
+    step = found.item() if one else found
+    whole = isinstance(step, int | float) and not isinstance(step, bool)
+    if not whole or not 0 <= step < 2**31 - 1 or step != int(step):
+        raise StateError(
+            f"the state of tensor {path!r} has step={found!r}, expected the number of completed "
+            f"steps, an int >= 0."
+        )
+    return Moments(*(state.get(name) for name in Moments._fields)), int(step)
 
 
-def _some(names: set[str]) -> str:
-    shown = ", ".join(map(repr, sorted(names)[:5]))
-    return (shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
+def _dense(a: Any, p: torch.Tensor) -> bool:
+    """Whether it is a tensor that can be copied to where `p` is."""
+    if not isinstance(a, torch.Tensor) or a.layout is not torch.strided:
+        return False
+    return a.device.type != "meta" or p.device.type == "meta"

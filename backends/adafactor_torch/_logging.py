@@ -23,7 +23,7 @@ def log_metrics(
     told = optimizer.metrics()
     tags = [f"{name}/{path}" for path, metrics in told.items() for name in metrics._fields]
     scalars = [value for metrics in told.values() for value in metrics]
-    counts = [state["step"] for state in optimizer.state.values() if "step" in state]
+    counts = [state["step"] for state in optimizer._states()]
     numbers = _read([*scalars, *(counts if step is None else [])])
     values = dict(zip(tags, numbers, strict=False))
     norms = [value for tag, value in values.items() if tag.startswith("grad_norm/")]

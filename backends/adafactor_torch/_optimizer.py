@@ -9,9 +9,20 @@ from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from adafactor_core import Config, ConfigError, Metrics, StateError, TreeError, Work
+from adafactor_core import (
+    AdafactorError,
+    Config,
+    ConfigError,
+    Metrics,
+    Moments,
+    ShapeError,
+    StateError,
+    TreeError,
+    Work,
+)
 from adafactor_core._decisions import advanced, counted, unscaling
 from adafactor_core._factoring import Layout, layout, small_unit
 from adafactor_core._numerics import assign, namespace
@@ -23,10 +34,20 @@ from adafactor_core._tree import check_dtype
 from adafactor_core._work import Whole
 
 from ._loading import exact, matched
-from ._options import NAMES, WHOLE_STEP, Group, config, defaults, static
+from ._options import (
+    NAMES,
+    WHOLE_STEP,
+    Group,
+    agree,
+    check_executors,
+    check_keys,
+    config,
+    defaults,
+    static,
+)
 from ._plan import Plan, told
-from ._rows import PLAIN, Row, checked_grad, fresh
-from ._sharded import Placed, is_distributed, local, placed_like
+from ._rows import Row, State, begun, checked_grad, fresh, lasting
+from ._sharded import PLAIN, Placed, is_distributed, local, placed_like
 from ._sums import Meshes
 
 if TYPE_CHECKING:
@@ -60,20 +81,15 @@ class Adafactor(Optimizer):
         differentiable: bool = False,
         **options: Any,
     ) -> None:
-        for name, wanted in (("foreach", foreach), ("fused", fused)):
-            if wanted is not None and not isinstance(wanted, bool):
-                raise ConfigError(f"{name} must be True, False or None, got {wanted!r}.")
-        if differentiable:
-            raise ConfigError(
-                "differentiable=True is not supported: the step is taken in place, without a "
-                "graph. Use adafactor_core.step, which is made of differentiable operations."
-            )
-        group = {**defaults(lr, options), "capturable": capturable, "compiled": compiled}
+        executors = {"foreach": foreach, "fused": fused, "compiled": compiled}
+        check_executors({**executors, "capturable": capturable, "differentiable": differentiable})
+        group = {**defaults(lr, options), "capturable": capturable}
         # As given: the relative step that no lr means is not for groups with a rate of their own.
         group |= {"lr": lr, "step_size": group["step_size"] if "step_size" in options else None}
         self._backward: BackwardHooks | None = None
         self._forget()
         super().__init__(params, group)
+        self.defaults["compiled"] = compiled  # no option of a group: those are saved and resumed
 
     def _forget(self) -> None:
         self._configs: dict[int, tuple[Any, Config, Group]] = {}
@@ -94,7 +110,6 @@ class Adafactor(Optimizer):
             self.state[param] = found
         for index, group in enumerate(self.param_groups):
             self._config(index, group)
-            self.defaults.update({name: group[name] for name in WHOLE_STEP})
         if self._backward is not None:
             self._attach(self._backward)
 
@@ -128,18 +143,18 @@ class Adafactor(Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         given = {k: v for k, v in param_group.items() if k not in ("params", "param_names")}
+        check_keys(given)
         merged = {**self.defaults, **given}
-        lr = merged.pop("lr")
-        extra = {name: merged.pop(name) for name in sorted(set(self.defaults) - set(NAMES))}
+        first = self.param_groups[0] if self.param_groups else self.defaults
         for name in WHOLE_STEP:
-            if merged[name] != self.defaults[name]:
+            if given.get(name, first[name]) != first[name]:
                 raise ConfigError(
                     f"{name}={merged[name]!r} in a group concerns the whole step. "
                     f"Use Adafactor(..., {name}=...)."
                 )
-        unknown = sorted(set(merged) - set(self.defaults))
-        keep = {name: merged.pop(name) for name in unknown}  # torch groups may carry anything
-        group = {**defaults(lr, merged), **extra, **keep}
+            merged[name] = first[name]
+        options = {name: merged.pop(name) for name in NAMES}
+        group = {**defaults(options.pop("lr"), options), **merged}
         with warnings.catch_warnings():  # of parameters that are listed twice: an error here
             warnings.simplefilter("ignore", UserWarning)
             super().add_param_group({**param_group, **group})
@@ -168,6 +183,11 @@ class Adafactor(Optimizer):
                 )
             seen.add(id(p))
             taken.add(path)
+            if is_lazy(p):
+                raise ShapeError(
+                    f"parameter {path!r} has no shape yet: it is lazy. Run the model on one batch "
+                    f"before you build the optimizer."
+                )
             check_dtype(p, path)
             namespace(p), namespace(p.detach())  # looked up now, for the same reason
             self._meshes.of(p, options, path)
@@ -188,9 +208,13 @@ class Adafactor(Optimizer):
         now = static(group)
         known = self._configs.get(index)
         if known is None or known[2] is not group or known[0] != now:
+            agree(self.param_groups)
+            if self._backward is not None:
+                self._backward.check(group)
             known = self._configs[index] = (now, config(group), group)
         return known[1]
 
+    @torch.inference_mode(False)  # or no step after that mode could write to the state
     def _init_group(self, group: Group) -> None:
         """Gives every parameter of the group that has its first gradient a state.
 
@@ -200,19 +224,30 @@ class Adafactor(Optimizer):
         options = self._config(index, group)
         counters: dict[Any, torch.Tensor] = {}  # those that start together go on together
         for path, p in self._named(index, group):
-            at = self._meshes.of(p, options, path) if is_distributed(p) else None
-            if p.grad is not None and not self.state[p]:
+            if p.grad is not None and not begun(self.state[p]):
                 if p.device not in counters or self._backward is not None:
                     counters[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
-                self.state[p] = {"step": counters[p.device], **fresh(path, p, options, at)}
+                self._begin(path, p, options, counters[p.device])
             if p.grad is not None and options.telemetry and path not in self._told:
                 dtype = torch.promote_types(p.dtype, torch.float32)
                 self._told[path] = torch.zeros(len(Metrics._fields), dtype=dtype, device=p.device)
                 self._seen[path] = 0
         self._meshes.meet(self._every())
 
-    def _rows(self) -> list[Row]:
-        """Every parameter that has a gradient; all of them checked, and given a state."""
+    def _begin(self, path: str, p: torch.Tensor, options: Config, counter: torch.Tensor) -> None:
+        kept = self.state[p] if isinstance(self.state[p], dict) else {}  # what users put there
+        at = self._meshes.of(p, options, path)
+        self.state[p] = {**kept, "step": counter, **fresh(path, p, options, at)}
+
+    def _end(self, p: torch.Tensor) -> None:
+        """Takes back what `_begin` made."""
+        for name in ("step", *Moments._fields):
+            self.state[p].pop(name, None)
+        if not self.state[p]:
+            del self.state[p]
+
+    def _rows(self) -> tuple[list[Row], list[torch.Tensor]]:
+        """Every parameter that has a gradient, all of them checked; and those that begin here."""
         found = []
         tracing = torch.compiler.is_compiling()
         if tracing:  # outside of the graph: it must not look at states and options before they are
@@ -223,12 +258,13 @@ class Adafactor(Optimizer):
             for path, p in self._named(index, group):
                 if p.grad is not None:
                     found.append(self._checked(path, p, options))
-        if not tracing and not all(self.state[p] for *_, p in found):
+        new = [p for *_, p in found if not begun(self.state[p])]
+        if new:
             for group in self.param_groups:
                 self._init_group(group)
         if not tracing:
             self._meshes.meet(self._every())
-        return [Row(*row, self.state[row[-1]]) for row in found]
+        return [Row(*row, self.state[row[-1]]) for row in found], new
 
     def _checked(self, path: str, p: torch.Tensor, options: Config) -> Stateless:
         """A Row without its state."""
@@ -245,24 +281,29 @@ class Adafactor(Optimizer):
         # So that GradScaler comes to `step`, which can say that the two do not go together.
         self._step_supports_amp_scaling = hooks is not None
         if hooks is not None:
-            for state in self.state.values():
+            for state in self._states():
                 state["step"] = state["step"].clone()
+
+    def _states(self) -> list[State]:
+        """Of the parameters that have begun; users may keep more in `state`."""
+        return [state for state in self.state.values() if begun(state)]
 
     @torch.no_grad()
     def _step_one(self, index: int, path: str, p: torch.Tensor) -> None:
         """A step of one parameter alone, which shares its counter with no other."""
         options = self._config(index, self.param_groups[index])
         found = self._checked(path, p, options)
-        if not self.state[p]:
-            step = torch.zeros((), dtype=torch.int32, device=p.device)
-            at = self._meshes.of(p, options, path)
-            self.state[p] = {"step": step, **fresh(path, p, options, at)}
+        new = [] if begun(self.state[p]) else [p]
+        if new:
+            with torch.inference_mode(False):
+                counter = torch.zeros((), dtype=torch.int32, device=p.device)
+                self._begin(path, p, options, counter)
         self._meshes.meet(self._every())
-        self._step([Row(*found, self.state[p])], id(p))
+        self._step([Row(*found, self.state[p])], new, id(p))
 
     def metrics(self) -> dict[str, Metrics]:
         """The numbers of the last step by parameter; needs `telemetry`. Read only when asked."""
-        if not self.defaults["telemetry"]:
+        if not self.param_groups[0]["telemetry"]:
             raise StateError("there are no metrics without telemetry. Use telemetry=True.")
         found: dict[str, Metrics] = {}
         for plan in self._plans.values():
@@ -281,13 +322,18 @@ class Adafactor(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        rows = self._rows()
+        rows, new = self._rows()
         if rows:
-            self._step(rows, None)
+            self._step(rows, new, None)
         if self._backward is not None:
-            self._backward.flushed()
             self.zero_grad()
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's; what backward hooks have counted towards their next step is forgotten."""
+        super().zero_grad(set_to_none)
+        if self._backward is not None:
+            self._backward.flushed()
 
     def _check_plain(self, closure: Any) -> None:
         if closure is not None:
@@ -303,14 +349,22 @@ class Adafactor(Optimizer):
                 "used them up by then. Use bfloat16, which needs no scaler, or plain steps."
             )
 
-    def _step(self, rows: list[Row], key: Any) -> None:
-        """`key`: of the plan that these rows go by."""
+    def _step(self, rows: list[Row], new: list[torch.Tensor], key: Any) -> None:
+        """`new`: those that begin with this step; `key`: of the plan that the rows go by."""
+        try:
+            self._take(rows, key)
+        except AdafactorError:  # which says that nothing has changed
+            for p in new:
+                self._end(p)
+            raise
+
+    def _take(self, rows: list[Row], key: Any) -> None:
         if torch.compiler.is_compiling():  # a trace keeps nothing, and is guarded by what it reads
             plan = Plan(False)
         else:
-            if key not in self._plans:
-                self._plans[key] = Plan(self.defaults["compiled"])
-            plan = self._plans[key]
+            plan = self._plans.get(key) or Plan(self.defaults["compiled"])
+            self._plans.pop(key, None)
+            self._plans[key] = plan  # the last one: so metrics() has the latest numbers
         unscale = unscaling(getattr(self, "grad_scale", None))
         unit = small_unit(sum(prod(row.plan.shape) for row in rows))
         sums = self._meshes.sums(rows)
@@ -342,8 +396,8 @@ class Adafactor(Optimizer):
                 if work.fine is not None:
                     skipped = row.state["skipped"]
                     assign(skipped, (), counted(skipped, work.fine))
-        states = self.state.values() if shared else [row.state for row in rows]
-        sharing = Counter(id(state["step"]) for state in states if "step" in state)
+        states = self._states() if shared else [row.state for row in rows]
+        sharing = Counter(id(state["step"]) for state in states)
         moving: dict[int, list[Row]] = {}
         for row in rows:
             moving.setdefault(id(row.state["step"]), []).append(row)
@@ -354,4 +408,4 @@ class Adafactor(Optimizer):
                 assign(counter, (), after)
             else:
                 for row in same:
-                    row.state["step"] = after
+                    row.state["step"] = lasting(cast(torch.Tensor, after))

@@ -6,7 +6,8 @@ list or None; `step_size` as a dict. So a state dict loads under torch's `weight
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -18,8 +19,8 @@ Group = dict[str, Any]
 
 WHOLE_STEP = ("seed", "max_grad_norm", "nonfinite", "telemetry", "max_scratch_bytes")
 MOVING = ("lr", "weight_decay", "beta1")  # what schedulers and users change between steps
+EXECUTORS = {"foreach", "fused", "capturable", "differentiable", "compiled"}
 NAMES = [f.name for f in fields(Config) if f.name not in ("_", "rules")]
-PER_TENSOR = [name for name in NAMES if name not in WHOLE_STEP]
 
 
 class Current:
@@ -31,6 +32,7 @@ class Current:
     def __call__(self, t: Any) -> Any:
         value = self._group[self._name]
         if isinstance(value, torch.Tensor):
+            _number(value, self._name)
             value = value.detach().reshape(())
             # On the host a number is wanted; reading a CPU tensor waits for nothing.
             return float(value.to(torch.float64).numpy()) if isinstance(t, int) else value
@@ -49,17 +51,7 @@ def defaults(lr: Any, options: Mapping[str, Any]) -> Group:
     unknown = sorted(set(options) - set(NAMES))
     if unknown:
         raise ConfigError(f"unknown option {unknown[0]!r}. Options: {', '.join(NAMES)}.")
-    for name, value in (("lr", lr), *options.items()):
-        if callable(value):
-            raise ConfigError(
-                f"{name} is a function, which a state dict cannot hold. Use a scheduler of "
-                f"torch.optim.lr_scheduler for lr, and assign to param_groups for the others."
-            )
-    options = {name: _tuples(value) for name, value in options.items()}
-    step_size = options.get("step_size")
-    if isinstance(step_size, Mapping):
-        options["step_size"] = RelativeStep(**step_size)
-    config = Config(lr=_number(lr), **options)
+    config = Config(**_values({"lr": lr, **options}))
     group = {name: _plain(getattr(config, name)) for name in NAMES}
     if lr is None:
         # A number for schedulers to multiply; what it multiplies is the paper's relative step.
@@ -72,11 +64,8 @@ def defaults(lr: Any, options: Mapping[str, Any]) -> Group:
 
 def config(group: Group) -> Config:
     """The options of one tensor of this group; what moves is read anew at every step."""
-    values = {name: group[name] for name in NAMES}
-    values = {name: _tuples(value) for name, value in values.items()}
-    if isinstance(values["step_size"], Mapping):
-        values["step_size"] = RelativeStep(**values["step_size"])
-    checked = Config(**{**values, "lr": _number(values["lr"])})
+    values = _values({name: group[name] for name in NAMES})
+    checked = Config(**values)
     moving: dict[str, Any] = {
         name: Current(group, name) for name in MOVING if getattr(checked, name) is not None
     }
@@ -87,17 +76,81 @@ def config(group: Group) -> Config:
 
 def static(group: Group) -> tuple[Any, ...]:
     """What a Config has to be made anew for."""
-    moving = [group[name] is None for name in ("beta1",)] + [group["weight_decay"] == 0]
-    return (*moving, *(_frozen(group[name]) for name in NAMES if name not in MOVING))
+    decay = group["weight_decay"]
+    still = not isinstance(decay, torch.Tensor) and decay == 0  # a tensor is not read
+    return (
+        group["beta1"] is None,
+        still,
+        *(_frozen(group[name]) for name in NAMES if name not in MOVING),
+    )
 
 
-def _number(lr: Any) -> Any:
+def agree(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ConfigError where groups differ in an option that concerns the whole step."""
+    for index, group in enumerate(groups):
+        for name in WHOLE_STEP:
+            if group[name] != groups[0][name]:
+                raise ConfigError(
+                    f"{name} concerns the whole step, but it is {groups[0][name]!r} in group 0 and "
+                    f"{group[name]!r} in group {index}. Set it in every group alike."
+                )
+
+
+def check_keys(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a key of a group that is not for groups, or is a misspelt option.
+
+    Groups may carry anything else: schedulers and users keep numbers of their own in them.
+    """
+    check_executors(given)
+    if "compiled" in given:
+        raise ConfigError("compiled concerns the whole step. Use Adafactor(..., compiled=...).")
+    for name in given:
+        near = difflib.get_close_matches(name, (*NAMES, *EXECUTORS), n=1, cutoff=0.85)
+        if near and near[0] != name:
+            raise ConfigError(f"unknown option {name!r} in a group. Did you mean {near[0]!r}?")
+
+
+def check_executors(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a value of these arguments that is none, or cannot be honoured."""
+    for name in EXECUTORS & given.keys():
+        optional = name in ("foreach", "fused", "compiled")
+        if not isinstance(given[name], bool) and not (optional and given[name] is None):
+            choice = "True, False or None" if optional else "True or False"
+            raise ConfigError(f"{name} must be {choice}, got {given[name]!r}.")
+    if given.get("differentiable"):
+        raise ConfigError(
+            "differentiable=True is not supported: the step is taken in place, without a graph. "
+            "Use adafactor_core.step, which is made of differentiable operations."
+        )
+
+
+def _values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What Config takes; for a tensor lr a number in its place."""
+    values = {name: _tuples(value) for name, value in given.items()}
+    for name, value in values.items():
+        if callable(value):
+            raise ConfigError(
+                f"{name} is a function, which a state dict cannot hold. Use a scheduler of "
+                f"torch.optim.lr_scheduler for lr, and assign to param_groups for the others."
+            )
+    relative = values.get("step_size")
+    if isinstance(relative, Mapping):
+        if unknown := sorted(map(str, relative.keys() - {f.name for f in fields(RelativeStep)})):
+            raise ConfigError(
+                f"step_size has the unknown entry {unknown[0]!r}. Use RelativeStep(...), or a dict "
+                f"of its fields."
+            )
+        values["step_size"] = RelativeStep(**relative)
+    return values | {name: _number(values[name], name) for name in MOVING if name in values}
+
+
+def _number(value: Any, name: str) -> Any:
     """Only for the check of the range: a tensor on a device is not read."""
-    if not isinstance(lr, torch.Tensor):
-        return lr
-    if lr.numel() != 1:
-        raise ConfigError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}.")
-    return 1.0
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.numel() != 1:
+        raise ConfigError(f"a tensor {name} must have one element, got shape {tuple(value.shape)}.")
+    return 0.5  # in every range
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from adafactor_core import ArrayPasses, Metrics, Work
 from adafactor_core._order import Group, arrange
 from adafactor_core._prepare import given_up, make_work, own_rates
 from adafactor_core._schedules import Clock
-from adafactor_core._state import NO_MOMENTS, check, slots
+from adafactor_core._state import NO_MOMENTS
 from adafactor_core._work import Whole
 
 from ._cpu import compiled_passes
@@ -31,33 +31,42 @@ class Plan:
         self._groups: Sequence[Sequence[Group]] = ()
 
     def works(self, rows: list[Row], whole: Whole) -> list[Work]:
-        """The records at the start of a step."""
+        """The records at the start of a step. Raises StateError for a state that does not fit."""
+        # Somebody may have put another tensor under a parameter, or another array into its state.
+        tracing = torch.compiler.is_compiling()
+        identity = () if tracing else tuple(r.identity() for r in rows)
+        if tracing or self._identity != identity:
+            for row in rows:
+                row.check()
         clocks: dict[int, Clock] = {}
         for row in rows:
             counter = row.state["step"]
             if id(counter) not in clocks:
                 clocks[id(counter)] = Clock(int(counter.numpy()) if on_cpu(counter) else counter)
-        if torch.compiler.is_compiling():  # a trace keeps nothing
+        if tracing:  # it keeps nothing
             return [_work(r, clocks[id(r.state["step"])], whole) for r in rows]
-        # Somebody may have put another tensor under a parameter, or another array into its state.
-        identity = tuple(r.identity() for r in rows)
         if self._identity != identity:
             self._works = [_work(r, clocks[id(r.state["step"])], whole) for r in rows]
             self._identity, self._groups = identity, ()
         own = whole.options.nonfinite == "skip_tensor"
-        for row, work in zip(rows, self._works, strict=True):
+        rates = [  # all of them first: one may be refused, and no gradient be kept for it
+            own_rates(
+                clocks[id(r.state["step"])], whole, r.options, r.param, work.width,
+                r.lag() if own else NO_MOMENTS,
+            )
+            for r, work in zip(rows, self._works, strict=True)
+        ]  # fmt: skip
+        for row, work, at in zip(rows, self._works, rates, strict=True):
             clock = clocks[id(row.state["step"])]
-            lag = row.lag() if own else NO_MOMENTS
-            rates = own_rates(clock, whole, row.options, row.param, work.width, lag)
             key = clock.key(whole.options.seed, row.param) if work.draws else None
-            work.again(row.grad, rates, whole, key)
+            work.again(row.grad, at, whole, key)
         return self._works
 
     def groups(self, works: list[Work], rows: list[Row]) -> Sequence[Sequence[Group]]:
         """Who takes which records, in the order to `run` them."""
         if torch.compiler.is_compiling():
             return arrange(works, (TracedPasses(),))
-        kinds = (works[0].whole.sharded, *((w.grad.dtype, w.grad.is_contiguous()) for w in works))
+        kinds = (works[0].whole.sharded, *(_kind(w.grad) for w in works))
         if not self._groups or self._kinds != kinds:
             passes = compiled_passes(self._compiled)
             # Kernels take batches of one clock.
@@ -72,8 +81,9 @@ class Plan:
         return self._groups
 
     def metrics(self) -> dict[str, Metrics]:
-        """By parameter, of the last step that went by this plan."""
-        return told(self._groups)
+        """By parameter, of the last step that went by this plan, if it had telemetry."""
+        told_of = self._works and self._works[0].whole.options.telemetry
+        return told(self._groups) if told_of else {}
 
 
 def told(groups: Sequence[Sequence[Group]]) -> dict[str, Metrics]:
@@ -82,9 +92,13 @@ def told(groups: Sequence[Sequence[Group]]) -> dict[str, Metrics]:
     return {w.path: m for p, ws in pairs for w, m in zip(ws, p.metrics(ws), strict=True)}
 
 
+def _kind(g: torch.Tensor) -> tuple[Any, ...]:
+    """What of a gradient decides who takes it, beside its shape."""
+    return g.dtype, g.is_contiguous(), g.is_neg()
+
+
 def _work(row: Row, clock: Clock, whole: Whole) -> Work:
     moments = row.moments()
-    check(moments, slots(xp, row.param, row.plan, row.options), row.path)
     origin = row.placed.offset if row.placed else (0,) * row.param.ndim
     work = make_work(
         row.path, row.options, row.plan, xp, row.param, row.grad,

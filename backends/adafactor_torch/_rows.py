@@ -7,15 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from array_api_compat import torch as xp
 
-from adafactor_core import Config, DTypeError, Moments
+from adafactor_core import Config, DTypeError, Moments, StateError
 from adafactor_core._factoring import Layout, layout
-from adafactor_core._state import NO_MOMENTS, slots, zeros
+from adafactor_core._state import NO_MOMENTS, check, slots, zeros
 from adafactor_core._tree import check_grad
 
-from ._sharded import Placed, averaged_away, distribute, local
+from ._sharded import PLAIN, Placed, averaged_away, distribute, local
 
 State = dict[str, Any]
-PLAIN = (torch.Tensor, torch.nn.Parameter)  # compared with type(), which is cheap and exact
+START_OVER = "set parameter and options back, or start its state over: del optimizer.state[param]"
+
+
+def begun(state: Any) -> bool:
+    """Whether a parameter's entry in the optimizer's state is ours, and not only a user's."""
+    return isinstance(state, dict) and "step" in state
 
 
 class Row(NamedTuple):
@@ -42,6 +47,25 @@ class Row(NamedTuple):
         for a in self.state.values():
             found += (id(a), place(a if type(a) in PLAIN else local(a)))
         return tuple(found)
+
+    def check(self) -> None:
+        """Raises StateError unless the state is one that this parameter's step can move."""
+        step, x = self.state["step"], self.param
+        counts = isinstance(step, torch.Tensor) and step.dtype is torch.int32
+        if not counts or step.shape != ():
+            raise StateError(
+                f"the state of parameter {self.path!r} has step={step!r}, expected a 0-D int32 "
+                f"tensor. Use load_state_dict, or {START_OVER}."
+            )
+        found = self.moments()
+        check(found, slots(xp, x, self.plan, self.options), self.path, START_OVER)
+        for name, a in (("step", step), *found._asdict().items()):
+            if a is not None and a.device != x.device:
+                raise StateError(
+                    f"the state of parameter {self.path!r} has {name} on {a.device}, the parameter "
+                    f"is on {x.device}. Move models before building optimizers, or use "
+                    f"load_state_dict(state_dict()), which moves the state after them."
+                )
 
     def lag(self) -> Moments:
         """Its counter of skips alone, as a number where it is in CPU memory."""
@@ -72,6 +96,14 @@ def place(x: torch.Tensor) -> int:
 def on_cpu(x: torch.Tensor) -> bool:
     """Whether the numbers are at hand: reading them waits for no device and breaks no trace."""
     return type(x) in PLAIN and x.is_cpu and not torch.compiler.is_compiling()
+
+
+def lasting(x: torch.Tensor) -> torch.Tensor:
+    """`x`, which later steps can write to even if it was made in inference mode."""
+    if torch.compiler.is_compiling() or not x.is_inference():
+        return x
+    with torch.inference_mode(False):
+        return x.clone()
 
 
 def fresh(path: str, p: torch.Tensor, options: Config, at: Placed | None) -> State:

@@ -16,6 +16,7 @@ from adafactor_core._factoring import Layout
 from adafactor_core._rounding import BLOCK
 
 Shape = tuple[int, ...]
+PLAIN = (torch.Tensor, torch.nn.Parameter)  # compared with type(), which is cheap and exact
 
 
 class Placed(NamedTuple):
@@ -30,7 +31,7 @@ class Placed(NamedTuple):
 
 def is_distributed(x: Any) -> bool:
     """Whether `x` is a DTensor; torch.distributed is not imported to find out."""
-    if type(x) is torch.Tensor or type(x) is torch.nn.Parameter:
+    if type(x) in PLAIN:
         return False
     return hasattr(x, "placements") and hasattr(x, "device_mesh")
 
