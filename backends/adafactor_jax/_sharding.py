@@ -1,0 +1,113 @@
+"""Where state lies: as its parameter does, but on the axes that were averaged away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import shard_alike as alike
+from jax.sharding import NamedSharding, Sharding
+
+import adafactor_core as af
+from adafactor_core._numerics import namespace
+
+from ._options import config
+from ._trees import Tree, named
+
+Shape = tuple[int, ...]
+
+P: Any = jax.sharding.PartitionSpec  # untyped in JAX, like shard_alike
+shard_alike: Any = alike.shard_alike
+
+
+def state_sharding(param_shardings: Tree, params: Tree, lr: Any = None, **options: Any) -> af.State:
+    """The shardings of the state for parameters that lie like this: a State of shardings.
+
+    `param_shardings`: params' tree of NamedShardings, or of PartitionSpecs (the result has these
+    then). `params`: arrays, or ShapeDtypeStructs. The options are those of `adafactor`. For
+    `out_shardings` of jax.jit, and for restoring a checkpoint onto another mesh.
+    Raises TreeError where the trees differ, and what `adafactor(...).init` raises.
+    """
+    tree = named(params)
+    given = named(param_shardings, _is_sharding).leaves
+    if given.keys() != tree.leaves.keys():
+        odd = sorted(given.keys() ^ tree.leaves.keys())
+        raise af.TreeError(f"param_shardings must be nested like params, but they differ in {odd}.")
+    wanted = shapes(tree.leaves, config({"lr": lr, **options}))
+    whole = next((reduced(s, (), ()) for s in given.values()), None)
+
+    def like(path: str) -> Any:
+        at, shape = given[path], tuple(tree.leaves[path].shape)
+        return jax.tree.map(lambda s: reduced(at, shape, s.shape), wanted.moments[path])
+
+    moments = {path: like(path) for path in tree.paths}
+    rest = jax.tree.map(lambda _: whole, wanted._replace(moments=None))
+    return tree.state(rest._replace(moments=moments))
+
+
+def fresh(params: Tree, options: af.Config) -> af.State:
+    """The state before the first step, every slot where it belongs from the start.
+
+    Eagerly: by the shardings of committed arrays. Under a trace, where these are not known (mesh
+    axes of type Auto), by asking the compiler to place it like the parameter.
+    """
+    tree = named(params)
+    wanted = shapes(tree.leaves, options)
+    moments = {
+        path: jax.tree.map(lambda s, x=x: _zeros(x, s), wanted.moments[path])
+        for path, x in tree.leaves.items()
+    }
+    places = (_place(x) for x in tree.leaves.values())
+    whole = next((reduced(at, (), ()) for at in places if at is not None), None)
+    rest = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype, device=whole), wanted._replace(moments=None)
+    )
+    return tree.state(rest._replace(moments=moments))
+
+
+def shapes(leaves: dict[str, Any], options: af.Config) -> af.State:
+    """Shapes and dtypes of the core's state; all of it starts as zeros."""
+    for path, x in leaves.items():
+        if not hasattr(x, "dtype"):  # nor is it a ShapeDtypeStruct
+            namespace(x, f"tensor {path!r}")  # raises, and names it
+    found: af.State = jax.eval_shape(lambda x: af.init(x, options), leaves)
+    counter = np.int32(0)  # where there is no tensor, the core counts with a Python int
+    return found._replace(step=counter, skipped=None if found.skipped is None else counter)
+
+
+def reduced(at: Any, whole: Shape, slot: Shape) -> Any:
+    """The sharding of a slot, for a parameter of shape `whole` placed `at`."""
+    if isinstance(at, P):
+        # Not strict: a spec may be shorter than its array, and counters have no axes.
+        sizes = zip(at, slot, whole, strict=False)
+        return P(*(entry if n == m else None for entry, n, m in sizes))
+    if isinstance(at, NamedSharding):
+        spec = reduced(at.spec, whole, slot)
+        return NamedSharding(at.mesh, spec, memory_kind=at.memory_kind)
+    return at if at.is_fully_replicated else None
+
+
+def _zeros(x: Any, slot: Any) -> Any:
+    if not isinstance(x, jax.core.Tracer):
+        at = _place(x)
+        where = None if at is None else reduced(at, tuple(x.shape), slot.shape)
+        return jnp.zeros(slot.shape, slot.dtype, device=where)
+    if len(slot.shape) != len(x.shape):  # a counter
+        return jnp.zeros(slot.shape, slot.dtype)
+    # XLA forms none of these zeros; summing them away drops their axes from the sharding.
+    whole = shard_alike(x, jnp.zeros_like(x, dtype=slot.dtype))[1]
+    gone = tuple(a for a, (n, m) in enumerate(zip(slot.shape, x.shape, strict=True)) if n != m)
+    thin = jnp.sum(whole, axis=gone, keepdims=True, dtype=slot.dtype) if gone else whole
+    return jnp.broadcast_to(thin, slot.shape)
+
+
+def _place(x: Any) -> Any:
+    """Where a committed array lies; None for what JAX may place as it likes."""
+    traced = isinstance(x, jax.core.Tracer)
+    return x.sharding if not traced and getattr(x, "committed", False) else None
+
+
+def _is_sharding(x: Any) -> bool:
+    return isinstance(x, Sharding | P)

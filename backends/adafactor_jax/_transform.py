@@ -1,0 +1,131 @@
+"""The gradient transformations, and the step. They hold no formula: the core has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+import adafactor_core as af
+
+from ._options import config, direction
+from ._sharding import fresh
+from ._trees import Tree, named, unnamed
+
+
+class Transformation(NamedTuple):
+    """What optax takes for a GradientTransformationExtraArgs.
+
+    `init(params) -> state`. `update(updates, state, params, **extra_args) -> (updates, state)`;
+    extra arguments are ignored.
+    """
+
+    init: Callable[[Tree], af.State]
+    update: Callable[..., tuple[Tree, af.State]]
+
+
+class Step(NamedTuple):
+    """`init(params) -> state` and `step(params, grads, state) -> (params, state)`."""
+
+    init: Callable[[Tree], af.State]
+    step: Callable[[Tree, Tree, af.State], tuple[Tree, af.State]]
+
+
+def adafactor(
+    lr: Any = None,
+    *,
+    weight_decay: Any = None,
+    beta1: Any = None,
+    decay_rate: Any = None,
+    **options: Any,
+) -> Transformation:
+    """Adafactor for `optax.apply_updates`, and for all that wraps an optax transformation.
+
+    Options by name as in docs/options.md; None is the default. The four named here may also be
+    0-D arrays, traced ones too, or functions `f(t)` of t = completed steps + 1, a 0-D float array;
+    `zero_based` makes one of an optax schedule, which counts from 0.
+
+    The state is an `adafactor_core.State`; `moments` is params' tree of Moments. An update has the
+    wider dtype of parameter and gradient: for 16-bit pairs it is rounded once more than in
+    `make_step`. Raises ConfigError at once; `init` and `update` raise TreeError, ShapeError,
+    DTypeError and StateError, naming the tensor.
+    """
+    moving = {"lr": lr, "weight_decay": weight_decay, "beta1": beta1, "decay_rate": decay_rate}
+    return _transformation(config({**moving, **options}))
+
+
+def scale_by_adafactor(
+    *, beta1: Any = None, decay_rate: Any = None, **options: Any
+) -> Transformation:
+    """Gradients divided by their factored root mean squares and clipped: the direction alone.
+
+    To be chained, as in `optax.chain(scale_by_adafactor(), optax.scale_by_learning_rate(1e-3))`;
+    like optax's own it points along the gradient. Takes the options of `adafactor` but those that
+    say how far to go (ConfigError). `params` are asked for their shapes and dtypes.
+    """
+    options |= {"beta1": beta1, "decay_rate": decay_rate}
+    init, update = _transformation(direction(options))
+
+    def scaled(
+        updates: Tree, state: af.State, params: Tree = None, **extra_args: Any
+    ) -> tuple[Tree, af.State]:
+        updates, state = update(updates, state, params)
+        return jax.tree.map(lambda d: -d, updates), state
+
+    return Transformation(init, scaled)
+
+
+def make_step(
+    lr: Any = None,
+    *,
+    weight_decay: Any = None,
+    beta1: Any = None,
+    decay_rate: Any = None,
+    **options: Any,
+) -> Step:
+    """The whole step, jitted, with parameters rounded as `rounding` says.
+
+    `params` and `state` are donated: their buffers are reused and must not be used again. Options
+    and errors are those of `adafactor`; the latter come at trace time.
+    """
+    moving = {"lr": lr, "weight_decay": weight_decay, "beta1": beta1, "decay_rate": decay_rate}
+    chosen = config({**moving, **options})
+
+    def step(params: Tree, grads: Tree, state: af.State) -> tuple[Tree, af.State]:
+        tree = named(params)
+        new, after = af.step(tree.leaves, named(grads).leaves, unnamed(state), chosen)
+        return tree.tree(new), tree.state(after)
+
+    return Step(_init(chosen), jax.jit(step, donate_argnums=(0, 2)))
+
+
+def _init(options: af.Config) -> Callable[[Tree], af.State]:
+    def init(params: Tree) -> af.State:
+        return fresh(params, options)
+
+    return init
+
+
+def _transformation(options: af.Config) -> Transformation:
+    def update(
+        updates: Tree, state: af.State, params: Tree = None, **extra_args: Any
+    ) -> tuple[Tree, af.State]:
+        if params is None:
+            raise af.TreeError(
+                "Adafactor scales with the parameters, but update got none. Call "
+                "update(grads, state, params)."
+            )
+        tree, grads = named(params), named(updates).leaves
+        moved, after = af.update(grads, unnamed(state), tree.leaves, options)
+        moved = {
+            path: d.astype(_wider(tree.leaves[path], grads[path])) for path, d in moved.items()
+        }
+        return tree.tree(moved), tree.state(after)
+
+    return Transformation(_init(options), update)
+
+
+def _wider(x: Any, g: Any) -> Any:
+    """The dtype of the update. So `optax.apply_if_finite` and strict promotion are content."""
+    return g.dtype if g.dtype.itemsize > x.dtype.itemsize else x.dtype
