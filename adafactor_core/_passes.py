@@ -53,10 +53,15 @@ class Passes(Protocol):
 
 
 class ArrayPasses:
-    """The passes in plain array API, for any namespace; streamed over blocks where it can write."""
+    """The passes in plain array API, for any namespace.
 
-    def __init__(self, *, stream: bool = True) -> None:
-        self._stream = stream
+    `stream`: over blocks, where the library can write to parts of arrays. `parts`: arrays may lie
+    in parts on several devices without saying so, so that sums which depend on no other are asked
+    for together.
+    """
+
+    def __init__(self, *, stream: bool = True, parts: bool = False) -> None:
+        self._stream, self._parts = stream, parts
 
     def serves(self, work: Work) -> str:
         return ""
@@ -67,7 +72,10 @@ class ArrayPasses:
     def observe(self, works: Sequence[Work]) -> None:
         for w in works:
             with quiet(w.xp) if w.whole.guarded else nullcontext():
-                sweeps.observe(w, self._blocks(w))
+                sweeps.observe_param(w, self._blocks(w, "observe_param"))
+                sweeps.observe(w, self._blocks(w, "observe"))
+                if w.layout.factored and (w.whole.sharded or self._parts):
+                    sweeps.observe_mean(w)
                 if w.whole.guarded and w.whole.normed:
                     w.partials["g2"] = marked(w)
 
@@ -81,7 +89,7 @@ class ArrayPasses:
         for w in works:
             with quiet(w.xp) if w.whole.guarded else nullcontext():
                 if w.measures and not w.measured:
-                    sweeps.measure(w, self._blocks(w))
+                    sweeps.measure(w, self._blocks(w, "measure"))
                 if w.whole.guarded:
                     find_odd(w)
 
@@ -95,7 +103,7 @@ class ArrayPasses:
             if w.stays is True:
                 sweeps.stay(w)
             else:
-                sweeps.apply(w, self._blocks(w))
+                sweeps.apply(w, self._blocks(w, "apply"))
 
     def squares(self, works: Sequence[Work]) -> Any:
         return gathered([share_of_norm(w) for w in works])
@@ -106,7 +114,8 @@ class ArrayPasses:
     def metrics(self, works: Sequence[Work]) -> Sequence[Metrics]:
         return [metrics_of(w) for w in works]
 
-    def _blocks(self, w: Work) -> Blocks | None:
+    def _blocks(self, w: Work, sweep: str) -> Blocks | None:
+        """How a function of `_sweeps` cuts the tensor; None: not at all."""
         if not (self._stream and w.writable):
             return None
         busy = w.rounds != "nearest" or "int8" in w.options.momentum_dtype

@@ -113,7 +113,9 @@ class Draws(NamedTuple):
 
         def along(axis: int, stride: int) -> Array:
             # The start is added afterwards: int32 wraps, an arange beyond 2**31 is an error.
-            steps = xp.arange(sizes[axis], dtype=xp.int32, device=place) + signed(starts[axis])
+            start = starts[axis]
+            start = signed(start) if isinstance(start, int) else start  # of a block in a scan
+            steps = xp.arange(sizes[axis], dtype=xp.int32, device=place) + start
             shape = tuple(-1 if a == axis else 1 for a in range(rank))
             return xp.reshape(steps * signed(stride), shape)
 

@@ -42,7 +42,7 @@ class Out(NamedTuple):
 
     array: Array | None
     dtype: DType
-    shape: Shape | None = None  # where it is not that of the tensor: see `_narrow`
+    shape: Shape | None = None  # where it is not that of the tensor: see `narrow`
 
 
 def block_limit(max_scratch_bytes: int | None, itemsize: int, busy: bool = False) -> int:
@@ -78,6 +78,31 @@ class Blocks:
             for start in range(0, size, self.run):
                 yield (*before, slice(start, min(start + self.run, size)), *tail)
 
+    def sweep(
+        self,
+        xp: Namespace,
+        dtype: DType,
+        block: Block,
+        ins: Sequence[Any],
+        sums: Sequence[Shape],
+        outs: Sequence[Out],
+    ) -> tuple[list[Array], list[Array]]:
+        """The function `sweep`, block after block, written to where it belongs."""
+        like: Array = ins[0]
+        totals = [xp.zeros(shape, dtype=dtype, device=device(like)) for shape in sums]
+        arrays = [o.array if o.array is not None else _room(xp, like, o) for o in outs]
+        keep_freed_blocks(xp, like, 4 * self.elements * (8 if dtype == xp.float64 else 4))
+        with long_inner_loops(xp, self.shape[-1]):
+            for index in self:
+                parts, values = block(*(take(a, index, self.shape) for a in ins))
+                for total, share in zip(totals, parts, strict=True):
+                    place = narrow(total.shape, index, self.shape)
+                    assign(total, place, part(total, place) + share)
+                for array, value in zip(arrays, values, strict=True):
+                    place = narrow(array.shape, index, self.shape)
+                    assign(array, place, xp.astype(value, array.dtype, copy=False))
+        return totals, arrays
+
 
 @lru_cache(maxsize=4096)
 def blocks(shape: Shape, limit: int, multiple: int = 1) -> Blocks | None:
@@ -96,14 +121,14 @@ def blocks(shape: Shape, limit: int, multiple: int = 1) -> Blocks | None:
 
 
 def take(a: Any, index: Index, whole: Shape) -> Any:
-    """The part of `a` that belongs to a block of a tensor of shape `whole`; see `_narrow`."""
+    """The part of `a` that belongs to a block of a tensor of shape `whole`; see `narrow`."""
     if isinstance(a, Here):
         return tuple([i.start or 0 for i in index])
     plain = a is None or isinstance(a, float) or not a.shape
-    return a if plain else part(a, _narrow(a.shape, index, whole))
+    return a if plain else part(a, narrow(a.shape, index, whole))
 
 
-def _narrow(shape: Shape, index: Index, whole: Shape) -> Index:
+def narrow(shape: Shape, index: Index, whole: Shape) -> Index:
     """The block's place in an array that has size 1 where it broadcasts, or an entry per
     `BLOCK` of the last axis, as the scales of an int8 buffer have."""
     narrow = [_ALL if n == 1 else i for n, i in zip(shape, index, strict=True)]
@@ -127,25 +152,11 @@ def sweep(
     `ins` broadcast to the shape of the first, or are HERE. `sums` are the shapes of the partial
     sums, which are added up over blocks in `dtype`; values have the shape of the block.
     """
-    like: Array = ins[0]  # has the tensor's shape
-    whole: Shape = tuple(like.shape)
     if over is None:
-        start = (0,) * len(whole)
+        start = (0,) * len(ins[0].shape)  # which has the tensor's shape
         parts, values = block(*(start if isinstance(a, Here) else a for a in ins))
         return list(parts), [_write(xp, o, v) for o, v in zip(outs, values, strict=True)]
-    totals = [xp.zeros(shape, dtype=dtype, device=device(like)) for shape in sums]
-    arrays = [o.array if o.array is not None else _room(xp, like, o) for o in outs]
-    keep_freed_blocks(xp, like, 4 * over.elements * (8 if dtype == xp.float64 else 4))
-    with long_inner_loops(xp, whole[-1]):
-        for index in over:
-            parts, values = block(*(take(a, index, whole) for a in ins))
-            for total, share in zip(totals, parts, strict=True):
-                place = _narrow(total.shape, index, whole)
-                assign(total, place, part(total, place) + share)
-            for array, value in zip(arrays, values, strict=True):
-                place = _narrow(array.shape, index, whole)
-                assign(array, place, xp.astype(value, array.dtype, copy=False))
-    return totals, arrays
+    return over.sweep(xp, dtype, block, ins, sums, outs)
 
 
 def _room(xp: Namespace, like: Array, out: Out) -> Array:

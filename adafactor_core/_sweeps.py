@@ -35,8 +35,22 @@ from ._streaming import HERE, Blocks, sweep
 from ._work import Partial, Work
 
 
+def observe_param(w: Work, over: Blocks | None) -> None:
+    """Partial sums of X*X, if somebody asks."""
+    if not (w.options.scale_parameter or w.whole.options.telemetry or w.whole.guarded):
+        return
+    plan, xp = w.layout, w.xp
+    to = without(tuple(w.param.shape), plan.scale_axes)
+
+    def block(x: Array) -> tuple[list[Array], list[Array]]:
+        return [sum_squares_to(xp, wide(xp, x, w.dtype), to)], []  # (1, 1)
+
+    (x2,), _ = sweep(xp, w.dtype, block, (w.param,), [to], [], over)
+    w.partials["x2"] = Partial(w.path, "x2", x2, plan.scale_axes)
+
+
 def observe(w: Work, over: Blocks | None) -> None:
-    """Partial sums of G*G along rows and columns, and of X*X."""
+    """Partial sums of G*G along rows and columns."""
     plan, xp = w.layout, w.xp
     shape, every = tuple(w.param.shape), tuple(range(len(w.param.shape)))
     axes: dict[str, Shape] = {}  # what is summed, and over which axes
@@ -44,8 +58,6 @@ def observe(w: Work, over: Blocks | None) -> None:
         axes |= {"row": plan.col_axes, "col": plan.row_axes}
     elif w.wants_squares:
         axes["g2"] = every
-    if w.options.scale_parameter or w.whole.options.telemetry or w.whole.guarded:
-        axes["x2"] = plan.scale_axes
     # A full V needs no sums: one sweep observes and measures, unless the gain is still to come.
     # V itself is stored here only where nothing can refuse the step any more.
     joined = not plan.factored and not w.whole.normed and (w.whole.guarded or w.alone)
@@ -58,9 +70,7 @@ def observe(w: Work, over: Blocks | None) -> None:
     stores = joined and w.alone and w.measures
     share = 1.0 / plan.count(every)
 
-    def block(
-        g: Array, x: Array, v: Array, m: Array, s: Array, at: Shape
-    ) -> tuple[list[Array], list[Array]]:
+    def block(g: Array, v: Array, m: Array, s: Array, at: Shape) -> tuple[list[Array], list[Array]]:
         sums: dict[str, Array] = {}
         values = []
         if plan.factored:
@@ -69,8 +79,6 @@ def observe(w: Work, over: Blocks | None) -> None:
             sums["col"] = sum_squares_to(xp, g_small, to["col"])  # (1, n)
         if "g2" in to:
             sums["g2"] = sum_squares_to(xp, wide(xp, g, w.dtype) * w.unit, to["g2"])  # (1, 1)
-        if "x2" in to:
-            sums["x2"] = sum_squares_to(xp, wide(xp, x, w.dtype), to["x2"])  # (1, 1)
         if "u2" in to or looks:
             new = full(w, g, v)
             values = [new] * stores
@@ -86,19 +94,17 @@ def observe(w: Work, over: Blocks | None) -> None:
     v = w.moments.full if "u2" in axes or looks else None
     m, s = (w.moments.momentum, w.moments.momentum_scale) if w.on_gradient else (None, None)
     outs = [w.out("full")] if stores else []
-    ins = (w.grad, w.param if "x2" in axes else None, v, m, s, HERE)
+    ins = (w.grad, v, m, s, HERE)
     sums, new = sweep(xp, w.dtype, block, ins, list(to.values()), outs, over)
     for (name, summed), value in zip(axes.items(), sums, strict=True):
         if name == "peak":
             w.peak = value
         else:
             w.partials[name] = Partial(w.path, name, value, summed)
-    if plan.factored:
-        observe_mean(w)
-        if w.wants_squares:
-            # Two factors, the larger first: the sum of all squares may overflow on the way.
-            rows = w.partials["row"].value * (w.unit / w.prescale) ** 2
-            w.partials["g2"] = Partial(w.path, "g2", sum_to(xp, rows, without(shape, every)), every)
+    if plan.factored and w.wants_squares:
+        # Two factors, the larger first: the sum of all squares may overflow on the way.
+        rows = w.partials["row"].value * (w.unit / w.prescale) ** 2
+        w.partials["g2"] = Partial(w.path, "g2", sum_to(xp, rows, without(shape, every)), every)
     if stores:
         w.new = w.new._replace(full=new[0])
     w.measured = "u2" in axes
@@ -106,15 +112,17 @@ def observe(w: Work, over: Blocks | None) -> None:
 
 def observe_mean(w: Work) -> None:
     """The two sums behind mean(R): they cross shards too, in the same reduction as the rest."""
-    plan, xp, sums = w.layout, w.xp, w.partials
-    shape = without(tuple(w.param.shape), plan.row_axes + plan.col_axes)
-    rows = 1.0 / plan.count(plan.row_axes)
-    new = sum_to(xp, sums["row"].value * rows, shape)  # (1, 1)
-    row: Array = w.moments.row
-    old = sum_to(xp, row * rows, shape)  # (1, 1)
+    plan, sums = w.layout, w.partials
     both = plan.row_axes + plan.col_axes
-    sums["mean"] = Partial(w.path, "mean", new, both)
-    sums["old_mean"] = Partial(w.path, "old_mean", old, plan.row_axes)
+    row: Array = w.moments.row
+    sums["mean"] = Partial(w.path, "mean", mean_of_rows(w, sums["row"].value), both)
+    sums["old_mean"] = Partial(w.path, "old_mean", mean_of_rows(w, row), plan.row_axes)
+
+
+def mean_of_rows(w: Work, row: Array) -> Array:
+    """The share in mean(R) of the rows that are here."""
+    shape = without(tuple(w.param.shape), w.layout.row_axes + w.layout.col_axes)
+    return sum_to(w.xp, row * (1.0 / w.layout.count(w.layout.row_axes)), shape)  # (1, 1)
 
 
 def advance(w: Work) -> None:
@@ -135,7 +143,10 @@ def advance(w: Work) -> None:
 
     row = moved(w.moments.row, seen("row", by_row), b)  # (m, 1)
     col = moved(w.moments.col, seen("col", by_col), b)  # (1, n)
-    mean = moved(w.partials["old_mean"].value, seen("mean", by_row), b)  # (1, 1)
+    if "mean" in w.partials:
+        mean = moved(w.partials["old_mean"].value, seen("mean", by_row), b)  # (1, 1)
+    else:
+        mean = mean_of_rows(w, row)  # (1, 1)
     if w.options.eps1_mode == "clamp":
         mean = at_least(mean, eps)
     # Three roots, not sqrt(mean/row): with a dead row at 1e-30 that quotient overflows.

@@ -10,6 +10,7 @@ import jax
 import adafactor_core as af
 
 from ._options import config, direction
+from ._passes import passes
 from ._sharding import fresh
 from ._trees import Tree, named, unnamed
 
@@ -38,6 +39,7 @@ def adafactor(
     weight_decay: Any = None,
     beta1: Any = None,
     decay_rate: Any = None,
+    scan: bool | None = None,
     **options: Any,
 ) -> Transformation:
     """Adafactor for `optax.apply_updates`, and for all that wraps an optax transformation.
@@ -52,11 +54,11 @@ def adafactor(
     DTypeError and StateError, naming the tensor.
     """
     moving = {"lr": lr, "weight_decay": weight_decay, "beta1": beta1, "decay_rate": decay_rate}
-    return _transformation(config({**moving, **options}))
+    return _transformation(config({**moving, **options}), scan)
 
 
 def scale_by_adafactor(
-    *, beta1: Any = None, decay_rate: Any = None, **options: Any
+    *, beta1: Any = None, decay_rate: Any = None, scan: bool | None = None, **options: Any
 ) -> Transformation:
     """Gradients divided by their factored root mean squares and clipped: the direction alone.
 
@@ -65,7 +67,7 @@ def scale_by_adafactor(
     say how far to go (ConfigError). `params` are asked for their shapes and dtypes.
     """
     options |= {"beta1": beta1, "decay_rate": decay_rate}
-    init, update = _transformation(direction(options))
+    init, update = _transformation(direction(options), scan)
 
     def scaled(
         updates: Tree, state: af.State, params: Tree = None, **extra_args: Any
@@ -82,6 +84,7 @@ def make_step(
     weight_decay: Any = None,
     beta1: Any = None,
     decay_rate: Any = None,
+    scan: bool | None = None,
     **options: Any,
 ) -> Step:
     """The whole step, jitted, with parameters rounded as `rounding` says.
@@ -90,11 +93,11 @@ def make_step(
     and errors are those of `adafactor`; the latter come at trace time.
     """
     moving = {"lr": lr, "weight_decay": weight_decay, "beta1": beta1, "decay_rate": decay_rate}
-    chosen = config({**moving, **options})
+    chosen, how = config({**moving, **options}), passes(scan)
 
     def step(params: Tree, grads: Tree, state: af.State) -> tuple[Tree, af.State]:
         tree = named(params)
-        new, after = af.step(tree.leaves, named(grads).leaves, unnamed(state), chosen)
+        new, after = af.step(tree.leaves, named(grads).leaves, unnamed(state), chosen, passes=how)
         return tree.tree(new), tree.state(after)
 
     return Step(_init(chosen), jax.jit(step, donate_argnums=(0, 2)))
@@ -107,7 +110,9 @@ def _init(options: af.Config) -> Callable[[Tree], af.State]:
     return init
 
 
-def _transformation(options: af.Config) -> Transformation:
+def _transformation(options: af.Config, scan: bool | None) -> Transformation:
+    how = passes(scan)
+
     def update(
         updates: Tree, state: af.State, params: Tree = None, **extra_args: Any
     ) -> tuple[Tree, af.State]:
@@ -117,7 +122,7 @@ def _transformation(options: af.Config) -> Transformation:
                 "update(grads, state, params)."
             )
         tree, grads = named(params), named(updates).leaves
-        moved, after = af.update(grads, unnamed(state), tree.leaves, options)
+        moved, after = af.update(grads, unnamed(state), tree.leaves, options, passes=how)
         moved = {
             path: d.astype(_wider(tree.leaves[path], grads[path])) for path, d in moved.items()
         }
