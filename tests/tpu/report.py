@@ -4,14 +4,16 @@ python tests/tpu/report.py, or nox -s tpu, which installs libtpu and quietens it
 """
 
 import json
+import warnings
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jax
-
 from _aot import LAYOUTS, MERGE_ALL, TOPOLOGIES, Built, build
+
+from adafactor_core import LowPrecisionWarning
 
 DOCS = Path(__file__).parents[2] / "docs"
 MARK = "<!-- below: written by tests/tpu/report.py -->"
@@ -111,6 +113,7 @@ def written(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    warnings.simplefilter("ignore", LowPrecisionWarning)
     found = {
         "jax": jax.__version__,
         "libtpu": version("libtpu"),

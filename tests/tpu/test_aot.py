@@ -6,9 +6,9 @@ from math import prod
 import jax
 import jax.numpy as jnp
 import pytest
+from _aot import LAYOUTS, MERGE_ALL, TOPOLOGIES, build
 from jax.sharding import AxisType
 
-from _aot import LAYOUTS, MERGE_ALL, TOPOLOGIES, build
 from adafactor_jax import adafactor, make_step
 
 SHAPES = {"w": (8192, 4096), "h": (4096, 1024), "t": (16, 1024, 512), "b": (4096,)}
