@@ -31,6 +31,9 @@ BACKENDS = {
     "jax": [JAX, "numba>=0.61", *DEMO],
 }
 
+# Tests with sessions of their own.
+APART = ["--ignore=tests/distributed", "--ignore=tests/tpu"]
+
 
 @nox.session
 @nox.parametrize("backend", list(BACKENDS), ids=list(BACKENDS))
@@ -43,7 +46,7 @@ def tests(session: nox.Session, backend: str) -> None:
     named = {"core": ["numpy", "strict", "dask"], "numpy": ["numpy"]}.get(backend, [backend])
     only = [word for name in named for word in ("--backend", name)]
     workers = os.environ.get("PYTEST_WORKERS", "2")
-    session.run("pytest", "-n", workers, "--ignore=tests/distributed", *only, *session.posargs)
+    session.run("pytest", "-n", workers, *APART, *only, *session.posargs)
 
 
 # JAX compiles each case and dask builds a graph for each, so they take fewer dtypes.
@@ -65,6 +68,24 @@ def conformance(session: nox.Session) -> None:
     for name in names:
         words = ["--namespace", name, *NAMESPACES[name][1]]
         session.run("python", "-m", "adafactor_core", "conformance", *words)
+
+
+@nox.session
+def tpu(session: nox.Session) -> None:
+    """Compiles the JAX step for TPUs that are not here, and writes docs/tpu.md."""
+    session.install("-e", ".", "pytest>=8", "numpy>=2.1", JAX, "libtpu")
+    # Without these libtpu asks the cloud for a TPU and complains; nothing depends on their values.
+    env = {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_ID": "0",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_STDERR_LOG_LEVEL": "3",
+    }
+    session.run("pytest", *(session.posargs or ["tests/tpu"]), env=env)
+    if not session.posargs:
+        session.run("python", "tests/tpu/report.py", env=env)
 
 
 @nox.session
