@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import NamedSharding, Sharding
 
 import adafactor_core as af
 from adafactor_core._numerics import namespace
+from adafactor_core._rounding import BLOCK
 
 from ._options import config
 from ._trees import Tree, named
@@ -80,13 +82,24 @@ def shapes(leaves: dict[str, Any], options: af.Config) -> af.State:
 def reduced(at: Any, whole: Shape, slot: Shape) -> Any:
     """The sharding of a slot, for a parameter of shape `whole` placed `at`."""
     if isinstance(at, P):
-        # Not strict: a spec may be shorter than its array, and counters have no axes.
-        sizes = zip(at, slot, whole, strict=False)
-        return P(*(entry if n == m else None for entry, n, m in sizes))
+        return _spec(at, whole, slot, {})
     if isinstance(at, NamedSharding):
-        spec = reduced(at.spec, whole, slot)
+        spec = _spec(at.spec, whole, slot, dict(at.mesh.shape))
         return NamedSharding(at.mesh, spec, memory_kind=at.memory_kind)
     return at if at.is_fully_replicated else None
+
+
+def _spec(at: Any, whole: Shape, slot: Shape, mesh: dict[str, int]) -> Any:
+    def kept(entry: Any, n: int, m: int) -> Any:
+        if n == m or entry is None:
+            return entry
+        # The scales of int8 momentum, where every device has whole blocks of them.
+        names = entry if isinstance(entry, tuple) else (entry,)
+        ways = prod(mesh.get(name, m) for name in names)
+        return entry if n == -(-m // BLOCK) and m % (BLOCK * ways) == 0 else None
+
+    # Not strict: a spec may be shorter than its array, and counters have no axes.
+    return P(*(kept(*sizes) for sizes in zip(at, slot, whole, strict=False)))
 
 
 def _zeros(x: Any, slot: Any) -> Any:
@@ -98,6 +111,8 @@ def _zeros(x: Any, slot: Any) -> Any:
         return jnp.zeros(slot.shape, slot.dtype)
     # XLA forms none of these zeros; summing them away drops their axes from the sharding.
     whole = shard_alike(x, jnp.zeros_like(x, dtype=slot.dtype))[1]
+    if slot.shape[-1:] != (1,) and slot.shape[-1] * BLOCK == x.shape[-1]:  # scales of int8 momentum
+        return jnp.sum(jnp.reshape(whole, (*slot.shape, BLOCK)), axis=-1, dtype=slot.dtype)
     gone = tuple(a for a, (n, m) in enumerate(zip(slot.shape, x.shape, strict=True)) if n != m)
     thin = jnp.sum(whole, axis=gone, keepdims=True, dtype=slot.dtype) if gone else whole
     return jnp.broadcast_to(thin, slot.shape)

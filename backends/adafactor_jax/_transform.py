@@ -18,8 +18,8 @@ from ._trees import Tree, named, unnamed
 class Transformation(NamedTuple):
     """What optax takes for a GradientTransformationExtraArgs.
 
-    `init(params) -> state`. `update(updates, state, params, **extra_args) -> (updates, state)`;
-    extra arguments are ignored.
+    `init(params) -> state`. `update(updates, state, params, **extra_args) -> (updates, state)`.
+    Of extra arguments `grad_scale` counts, a number or 0-D array that gradients are divided by.
     """
 
     init: Callable[[Tree], af.State]
@@ -27,10 +27,13 @@ class Transformation(NamedTuple):
 
 
 class Step(NamedTuple):
-    """`init(params) -> state` and `step(params, grads, state) -> (params, state)`."""
+    """`init(params) -> state` and `step(params, grads, state) -> (params, state)`.
+
+    `step` also takes `grad_scale`, a number or 0-D array that gradients are divided by.
+    """
 
     init: Callable[[Tree], af.State]
-    step: Callable[[Tree, Tree, af.State], tuple[Tree, af.State]]
+    step: Callable[..., tuple[Tree, af.State]]
 
 
 def adafactor(
@@ -72,7 +75,7 @@ def scale_by_adafactor(
     def scaled(
         updates: Tree, state: af.State, params: Tree = None, **extra_args: Any
     ) -> tuple[Tree, af.State]:
-        updates, state = update(updates, state, params)
+        updates, state = update(updates, state, params, **extra_args)
         return jax.tree.map(lambda d: -d, updates), state
 
     return Transformation(init, scaled)
@@ -95,9 +98,13 @@ def make_step(
     moving = {"lr": lr, "weight_decay": weight_decay, "beta1": beta1, "decay_rate": decay_rate}
     chosen, how = config({**moving, **options}), passes(scan)
 
-    def step(params: Tree, grads: Tree, state: af.State) -> tuple[Tree, af.State]:
-        tree = named(params)
-        new, after = af.step(tree.leaves, named(grads).leaves, unnamed(state), chosen, passes=how)
+    def step(
+        params: Tree, grads: Tree, state: af.State, grad_scale: Any = None
+    ) -> tuple[Tree, af.State]:
+        tree, flat = named(params), named(grads).leaves
+        new, after = af.step(
+            tree.leaves, flat, unnamed(state), chosen, grad_scale=grad_scale, passes=how
+        )
         return tree.tree(new), tree.state(after)
 
     return Step(_init(chosen), jax.jit(step, donate_argnums=(0, 2)))
@@ -114,7 +121,12 @@ def _transformation(options: af.Config, scan: bool | None) -> Transformation:
     how = passes(scan)
 
     def update(
-        updates: Tree, state: af.State, params: Tree = None, **extra_args: Any
+        updates: Tree,
+        state: af.State,
+        params: Tree = None,
+        *,
+        grad_scale: Any = None,
+        **extra_args: Any,
     ) -> tuple[Tree, af.State]:
         if params is None:
             raise af.TreeError(
@@ -122,7 +134,9 @@ def _transformation(options: af.Config, scan: bool | None) -> Transformation:
                 "update(grads, state, params)."
             )
         tree, grads = named(params), named(updates).leaves
-        moved, after = af.update(grads, unnamed(state), tree.leaves, options, passes=how)
+        moved, after = af.update(
+            grads, unnamed(state), tree.leaves, options, grad_scale=grad_scale, passes=how
+        )
         moved = {
             path: d.astype(_wider(tree.leaves[path], grads[path])) for path, d in moved.items()
         }
