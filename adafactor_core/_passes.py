@@ -55,13 +55,11 @@ class Passes(Protocol):
 class ArrayPasses:
     """The passes in plain array API, for any namespace.
 
-    `stream`: over blocks, where the library can write to parts of arrays. `parts`: arrays may lie
-    in parts on several devices without saying so, so that sums which depend on no other are asked
-    for together.
+    `stream`: over blocks, where the library can write to parts of arrays.
     """
 
-    def __init__(self, *, stream: bool = True, parts: bool = False) -> None:
-        self._stream, self._parts = stream, parts
+    def __init__(self, *, stream: bool = True) -> None:
+        self._stream = stream
 
     def serves(self, work: Work) -> str:
         return ""
@@ -74,7 +72,7 @@ class ArrayPasses:
             with quiet(w.xp) if w.whole.guarded else nullcontext():
                 sweeps.observe_param(w, self._blocks(w, "observe_param"))
                 sweeps.observe(w, self._blocks(w, "observe"))
-                if w.layout.factored and (w.whole.sharded or self._parts):
+                if w.layout.factored and self._in_parts(w):
                     sweeps.observe_mean(w)
                 if w.whole.guarded and w.whole.normed:
                     w.partials["g2"] = marked(w)
@@ -113,6 +111,10 @@ class ArrayPasses:
 
     def metrics(self, works: Sequence[Work]) -> Sequence[Metrics]:
         return [metrics_of(w) for w in works]
+
+    def _in_parts(self, w: Work) -> bool:
+        """Whether sums may cross devices, so that those which depend on no other go together."""
+        return w.whole.sharded
 
     def _blocks(self, w: Work, sweep: str) -> Blocks | None:
         """How a function of `_sweeps` cuts the tensor; None: not at all."""

@@ -27,9 +27,12 @@ def test_code_blocks_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope = {}
     for k, block in enumerate(blocks(page)):
-        for module in re.findall(r"^(?:import|from) (\w+)", block, re.M):
-            if importlib.util.find_spec(module) is None:
-                pytest.skip(f"block {k} needs {module}")
+        modules = re.findall(r"^(?:import|from) (\w+)", block, re.M)
+        missing = [m for m in modules if importlib.util.find_spec(m) is None]
+        if missing and page == README:  # whose blocks are of one library each
+            continue
+        if missing:
+            pytest.skip(f"block {k} needs {missing[0]}")
         exec(compile(block, f"{page.name}[{k}]", "exec"), scope)
 
 

@@ -19,20 +19,26 @@ def passes(scan: bool | None) -> tuple[Passes, ...]:
     """Raises ConfigError unless `scan` is True, False or None, which asks where this runs."""
     if scan is not None and not isinstance(scan, bool):
         raise ConfigError(f"scan must be True, False or None, got {scan!r}.")
-    # On several devices an array may be split, also where a trace does not show it, and a loop over
-    # its blocks would gather it. A compiler for another platform gets whole tensors from Scan.
-    wanted = jax.default_backend() == "cpu" and jax.device_count() == 1 if scan is None else scan
-    return (ScannedPasses(),) if wanted else (WholePasses(parts=True),)
+    wanted = jax.default_backend() == "cpu" if scan is None else scan
+    return (ScannedPasses() if wanted else WholePasses(),)
 
 
 class WholePasses(ArrayPasses):
     """Whole tensors: the compiler fuses and blocks by itself."""
 
-    def __init__(self, *, parts: bool = False) -> None:
-        super().__init__(stream=False, parts=parts)
+    def __init__(self) -> None:
+        super().__init__(stream=False)
 
     def batches(self, works: Sequence[Work]) -> Sequence[Sequence[Work]]:
         return [works]  # in what order they run is the compiler's to say
+
+    def _in_parts(self, w: Work) -> bool:
+        return w.whole.sharded or _split(w)
+
+
+def _split(w: Work) -> bool:
+    """Whether the tensor may lie in parts: not every trace knows the mesh of its arrays."""
+    return jax.device_count() > 1 or jax.typeof(w.param).sharding.mesh.size > 1
 
 
 class ScannedPasses(WholePasses):
@@ -54,7 +60,8 @@ class ScannedPasses(WholePasses):
         sums: tuple[str, ...] = ("observe",)
         if "float16" in (dtype_name(w.param), dtype_name(w.grad)):
             sums = ("observe_param", "observe", "measure")
-        if sweep not in sums or not w.layout.factored:
+        # A loop over the blocks of an array in parts would gather it.
+        if sweep not in sums or not w.layout.factored or _split(w):
             return None
         over = _large(w)
         if over is None:

@@ -167,6 +167,13 @@ def _core_jax(problem: Problem) -> Contestant:
     return jitted(problem, lambda params: af.init(params, config), step)
 
 
+def _adafactor_jax(problem: Problem) -> Contestant:
+    from adafactor_jax import make_step
+
+    init, step = make_step(**_options(problem))
+    return jitted(problem, init, lambda params, state, grads: step(params, grads, state))
+
+
 _WATCHED = {"telemetry": True}
 
 # name: entry
@@ -204,5 +211,6 @@ OURS = {
     },
     "core-numpy": Entry("af.step, NumPy", "ours", True, _core_numpy),
     "core-torch": Entry("af.step, torch", "ours", True, _core_torch),
+    "adafactor_jax": Entry("adafactor_jax, make_step", "ours", True, _adafactor_jax),
     "core-jax": Entry("af.step, JAX jit", "ours", True, _core_jax),
 }

@@ -41,7 +41,7 @@ class Race:
 
 
 _WATCHERS = ("told", "skip-tensor", "skip-step", "normed")
-_OURS = ("compiled", "plain", *OURS_TORCH, "core-numpy", "core-torch", "core-jax")
+_OURS = ("compiled", "plain", *OURS_TORCH, "core-numpy", "core-torch", "core-jax", "adafactor_jax")
 _ALL = (*FLOORS, *_OURS, *ADAFACTORS, "optax", *ADAMS)
 # torch.compile takes seconds per tensor, so it has works of its own.
 _GRAPH = (*FLOORS, *OURS_TORCH, "adafactor_torch-graph", *ADAFACTORS, *ADAMS)
@@ -57,12 +57,17 @@ _LARGE_TARGETS = (
     Target("adafactor_torch", TORCH, "torch.optim.Adafactor", times_faster=8.0),
     Target("adafactor_torch", ("hf",), "transformers Adafactor", times_faster=8.0),
     _NO_SLOWER,
+    Target("adafactor_jax", ("optax",), "optax.adafactor", times_faster=4.0),
 )
+_JAX_NO_SLOWER = Target("adafactor_jax", ("optax",), "optax.adafactor", limit=1.0)
 
 RACES: dict[str, Race] = {
     "large": Race("one 4096x4096 float32 tensor", Problem(LARGE), _ALL, _LARGE_TARGETS),
     "t5": Race(
-        "49 tensors of T5-small shapes, 35 M parameters, float32", Problem(T5), _ALL, (_NO_SLOWER,)
+        "49 tensors of T5-small shapes, 35 M parameters, float32",
+        Problem(T5),
+        _ALL,
+        (_NO_SLOWER, _JAX_NO_SLOWER),
     ),
     "small": Race(
         "120 small tensors, 0.6 M parameters, float32",
@@ -71,7 +76,8 @@ RACES: dict[str, Race] = {
         tuple(
             Target(ours, ("adamw-foreach",), "torch foreach AdamW", limit=1.0)
             for ours in ("compiled", "adafactor_torch")
-        ),
+        )
+        + (_JAX_NO_SLOWER,),
         inner=10,
         repeats=50,
     ),

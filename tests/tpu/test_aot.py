@@ -107,16 +107,8 @@ def test_by_default_xla_merges_256_sums_at_a_time():
     assert [all_reduces("v5e:2x2", "rows", n) for n in (1, 10, 100)] == [2, 2, 3]
 
 
-MOVES = pytest.mark.xfail(reason="a step moves momentum_scale from where state_sharding has it")
-
-
-@pytest.mark.parametrize(
-    ("name", "layout"),
-    [
-        pytest.param(*case, marks=[MOVES] * (case == ("int8", "blocks")))
-        for case in product(OPTIONS, ("rows", "blocks"))
-    ],
-)
+@pytest.mark.parametrize("layout", ["rows", "columns", "blocks"])
+@pytest.mark.parametrize("name", OPTIONS)
 def test_options_keep_aliasing_and_collectives(name, layout):
     options, stored = OPTIONS[name]
     few, more = (
