@@ -5,13 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import _jax_mesh as mesh  # first: it fixes the number of devices
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import _jax_mesh as mesh  # gives eight devices
 from adafactor_jax import make_step, state_sharding
 
 SPECS = {

@@ -64,17 +64,12 @@ class Transformer(nnx.Module):
         return self.embed.attend(self.last(x))
 
 
-def mesh_of(data: int, model: int) -> jax.sharding.Mesh:
-    devices = jax.devices()[: data * model]
-    kinds = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=kinds, devices=devices)
-
-
 class Run:
     """Training on one mesh."""
 
     def __init__(self, data: int, model: int, options: dict[str, Any]) -> None:
-        mesh = mesh_of(data, model)
+        kinds = (AxisType.Auto, AxisType.Auto)
+        mesh = jax.make_mesh((data, model), ("data", "model"), axis_types=kinds)
         graph, self.shapes = nnx.split(nnx.eval_shape(lambda: Transformer(nnx.Rngs(0))))
         # The first axis is cut over "data", the second over "model".
         self.places = jax.tree.map(
