@@ -137,7 +137,7 @@ def resumed(mode: str, name: str, shape: str) -> None:
 
 
 def apart(got: Any, want: Any) -> int:
-    """How many of the 8553 entries differ by more than 1e-6 of their tensor's largest."""
+    """How many of the 8537 entries differ by more than 1e-6 of their tensor's largest."""
 
     def count(a: Any, b: Any) -> int:
         a, b = np.float64(a), np.float64(b)
