@@ -21,6 +21,7 @@ TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy>=2.1"]
 
 # Where the examples are at home.
 FRAMEWORKS = ["transformers>=5", "accelerate>=1.10", "lightning>=2.5", "tensorboard"]
+MODULES = ["optax>=0.2.5", "flax>=0.12", "equinox>=0.13", "orbax-checkpoint>=0.11.30"]
 
 # What is tested, with what installed beside it. "core" has no Numba: it tests the fallback.
 BACKENDS = {
@@ -28,7 +29,7 @@ BACKENDS = {
     "numpy": ["numba>=0.61", "ml_dtypes>=0.5", *DEMO],
     "torch": [TORCH, "numba>=0.61", "ml_dtypes>=0.5", *DEMO, *FRAMEWORKS],
     "distributed": [TORCH],
-    "jax": [JAX, "numba>=0.61", *DEMO],
+    "jax": [JAX, "numba>=0.61", *DEMO, *MODULES],
 }
 
 # Tests with sessions of their own.

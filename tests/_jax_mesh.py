@@ -206,8 +206,8 @@ def committed_device(mode: str, options: str) -> None:
     assert not any(a.committed for a in jax.tree.leaves(free))
 
 
-def cases() -> list[tuple[str, str, str]]:
-    found = [
+def cases() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = [
         (name, mode, options)
         for name in ("placement_after_init", "trajectory", "collectives")
         for mode in ("auto", "explicit", "mixed")
@@ -219,12 +219,12 @@ def cases() -> list[tuple[str, str, str]]:
     return [*found, *((name, "auto", "plain") for name in ("specs_alone", "committed_device"))]
 
 
-def main() -> None:
+def main(cases: list[tuple[str, ...]]) -> None:
     warnings.simplefilter("error")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     results = {}
-    for case in cases():
+    for case in cases:
         name, *arguments = case
         try:
             CHECKS[name](*arguments)
@@ -235,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(cases())

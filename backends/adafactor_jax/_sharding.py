@@ -111,7 +111,7 @@ def _zeros(x: Any, slot: Any) -> Any:
         return jnp.zeros(slot.shape, slot.dtype)
     # XLA forms none of these zeros; summing them away drops their axes from the sharding.
     whole = shard_alike(x, jnp.zeros_like(x, dtype=slot.dtype))[1]
-    if slot.shape[-1:] != (1,) and slot.shape[-1] * BLOCK == x.shape[-1]:  # scales of int8 momentum
+    if slot.shape[-1:] not in ((), (1,)) and slot.shape[-1] * BLOCK == x.shape[-1]:  # int8 scales
         return jnp.sum(jnp.reshape(whole, (*slot.shape, BLOCK)), axis=-1, dtype=slot.dtype)
     gone = tuple(a for a, (n, m) in enumerate(zip(slot.shape, x.shape, strict=True)) if n != m)
     thin = jnp.sum(whole, axis=gone, keepdims=True, dtype=slot.dtype) if gone else whole

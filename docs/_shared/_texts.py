@@ -9,10 +9,12 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # the JAX example has no torch
+    from torch import Tensor
 
 MODULES = (
     *("argparse", "ast", "dataclasses", "datetime", "difflib", "doctest", "enum", "functools"),
@@ -40,15 +42,29 @@ ALPHABET = {c: k for k, c in enumerate(sorted(set("".join(_topics()))))}
 
 @cache
 def read_text(name: str) -> Text:
-    """ "topics": the help pages, English prose about Python, every tenth page held out.
+    """The texts of `read_pages` as tensors."""
+    import torch
 
-    "source": modules of the standard library, two held out; without the few characters that the
-    help pages lack.
+    train, held_out = read_pages(name)
+    digest = hashlib.sha256("".join(train + held_out).encode()).hexdigest()
+    return Text(torch.from_numpy(encoded(train)), torch.from_numpy(encoded(held_out)), digest)
+
+
+def read_pages(name: str) -> tuple[list[str], list[str]]:
+    """To train on, and held out.
+
+    "topics": the help pages, English prose about Python, every tenth page held out.
+    "source": modules of the standard library, two held out.
     """
     if name == "topics":
         pages = _topics()
-        return _text([p for k, p in enumerate(pages) if k % 10 != 5], pages[5::10])
-    return _text([_source(m) for m in MODULES], [_source(m) for m in HELD_OUT_MODULES])
+        return [p for k, p in enumerate(pages) if k % 10 != 5], pages[5::10]
+    return [_source(m) for m in MODULES], [_source(m) for m in HELD_OUT_MODULES]
+
+
+def encoded(pages: list[str]) -> np.ndarray:
+    """(length,) int64, without the few characters that the help pages lack."""
+    return np.array([ALPHABET[c] for c in "".join(pages) if c in ALPHABET])
 
 
 def _source(module: str) -> str:
@@ -58,16 +74,10 @@ def _source(module: str) -> str:
     return Path(spec.origin).read_text(encoding="utf-8")
 
 
-def _text(train: list[str], held_out: list[str]) -> Text:
-    def encoded(pages: list[str]) -> Tensor:
-        return torch.tensor([ALPHABET[c] for c in "".join(pages) if c in ALPHABET])
-
-    digest = hashlib.sha256("".join(train + held_out).encode()).hexdigest()
-    return Text(encoded(train), encoded(held_out), digest)
-
-
 def batches(text: Tensor, length: int, batch: int, steps: int, seed: int) -> Iterator[Tensor]:
     """(batch, length) characters per step, from places drawn with replacement."""
+    import torch
+
     windows = text.unfold(0, length, 1)
     rng = np.random.default_rng(seed)
     for _ in range(steps):
