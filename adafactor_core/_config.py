@@ -140,7 +140,8 @@ def _matched(config: Config, paths: Sequence[str]) -> list[Config]:
     ruled: tuple[tuple[str, Config], ...] = config._ruled  # type: ignore[attr-defined]
     base = replace(config, rules=())
     for pattern, _ in ruled:
-        if not any(fnmatchcase(path, pattern) for path in paths):
+        # Of no tensors at all nothing can be missed: optax makes states of empty trees.
+        if paths and not any(fnmatchcase(path, pattern) for path in paths):
             near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
             raise ConfigError(
                 f"rule {pattern!r} matches no tensor. Patterns are shell-style and match the whole "

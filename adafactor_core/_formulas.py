@@ -159,6 +159,9 @@ def step_size(o: Config, r: Rates, x2: Any) -> Any:
     """alpha, what U is multiplied by; `x2`: the mean square of X, idle without scale_parameter."""
     if not o.scale_parameter:
         return r.step_size
+    if not o.weight_decay_first and o.eps2 * o.eps2 > 1e-30:
+        # The larger of RMS and eps2 either way; but a root of 0 has no derivative for JAX to take.
+        x2 = at_least(x2, 0.25 * o.eps2 * o.eps2)
     rms = square_root(x2)
     if o.weight_decay_first:
         by: Any = r.lr if o.weight_decay_by == "lr" else 1.0

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import adafactor_core as af
 from adafactor_jax import adafactor, make_step, state_sharding
 
 SPECS = {
@@ -206,6 +207,32 @@ def committed_device(mode: str, options: str) -> None:
     assert not any(a.committed for a in jax.tree.leaves(free))
 
 
+@check
+def wrong_mesh(mode: str, options: str) -> None:
+    init, step = make_step(**OPTIONS[options])
+    state = init(placed(mesh(mode)))
+    other = {"w": placed(mesh(mode, (2, 4)))["w"]}
+    refused(af.StateError, "'w' lies on the mesh .x=4, y=2.*state_sharding", step, other, state)
+
+
+@check
+def gradient_placed_otherwise(mode: str, options: str) -> None:
+    x = {"w": placed(mesh(mode))["w"]}
+    g = {"w": jax.device_put(x["w"], NamedSharding(mesh(mode), P("y", "x")))}
+    init, step = make_step(**OPTIONS[options])
+    refused(af.ShapeError, "gradient of tensor 'w' has the sharding.*reshard", step, x, init(x), g)
+
+
+def refused(error: Any, words: str, step: Any, x: Any, state: Any, g: Any = None) -> None:
+    state = state._replace(moments={"w": state.moments["w"]})
+    try:
+        step.lower(x, x if g is None else g, state)
+    except error as found:
+        assert re.search(words, str(found)), found
+    else:
+        raise AssertionError("not refused")
+
+
 def cases() -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [
         (name, mode, options)
@@ -216,6 +243,8 @@ def cases() -> list[tuple[str, ...]]:
     ]
     few = ("one_compilation", "other_mesh")
     found += [(name, mode, "all") for name in few for mode in ("auto", "explicit")]
+    found += [("wrong_mesh", mode, "plain") for mode in ("auto", "explicit")]
+    found.append(("gradient_placed_otherwise", "explicit", "plain"))
     return [*found, *((name, "auto", "plain") for name in ("specs_alone", "committed_device"))]
 
 

@@ -76,7 +76,7 @@ def _unpacked(given: Mapping[str, Any]) -> dict[str, Any]:
     return {n: value for n, value in options.items() if value is not None or n not in MOVING}
 
 
-def _constant(name: str, value: Any) -> Schedule:
+def _constant(name: str, value: Any) -> Any:
     if name not in MOVING:
         raise ConfigError(
             f"{name} must be a Python value, got an array: only {', '.join(MOVING)} may change "
@@ -84,4 +84,4 @@ def _constant(name: str, value: Any) -> Schedule:
         )
     if value.shape != ():
         raise ConfigError(f"{name} must be a number or 0-D, got an array of shape {value.shape}.")
-    return lambda t: value
+    return value.item() if isinstance(value, np.ndarray) else lambda t: value

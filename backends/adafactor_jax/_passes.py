@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+from jax.sharding import AxisType
 
 from adafactor_core import ArrayPasses, ConfigError, Passes, Work
 from adafactor_core._numerics import dtype_name
@@ -19,67 +21,65 @@ def passes(scan: bool | None) -> tuple[Passes, ...]:
     """Raises ConfigError unless `scan` is True, False or None, which asks where this runs."""
     if scan is not None and not isinstance(scan, bool):
         raise ConfigError(f"scan must be True, False or None, got {scan!r}.")
-    wanted = jax.default_backend() == "cpu" if scan is None else scan
-    return (ScannedPasses() if wanted else WholePasses(),)
+    return (XlaPasses(scan),)
 
 
-class WholePasses(ArrayPasses):
-    """Whole tensors: the compiler fuses and blocks by itself."""
+class XlaPasses(ArrayPasses):
+    """Whole tensors, which the compiler fuses and blocks by itself; on a CPU with some help.
 
-    def __init__(self) -> None:
+    There XLA stores all of G*G for the sums over rows and columns, and 16-bit tensors widened
+    before any sum, which would take most of a step.
+    """
+
+    def __init__(self, scan: bool | None) -> None:
         super().__init__(stream=False)
+        self._scan = scan
 
     def batches(self, works: Sequence[Work]) -> Sequence[Sequence[Work]]:
         return [works]  # in what order they run is the compiler's to say
 
-    def _in_parts(self, w: Work) -> bool:
-        return w.whole.sharded or _split(w)
-
-
-def _split(w: Work) -> bool:
-    """Whether the tensor may lie in parts: not every trace knows the mesh of its arrays."""
-    return jax.device_count() > 1 or jax.typeof(w.param).sharding.mesh.size > 1
-
-
-class ScannedPasses(WholePasses):
-    """Whole tensors, but for sums over large ones that XLA would not fuse on a CPU.
-
-    It stores all of G*G for the sums over rows and columns, and 16-bit tensors widened before any
-    sum, which takes most of a step. With everything else it does well.
-    """
-
     def advance(self, works: Sequence[Work]) -> None:
         super().advance(works)
-        _part_ways(works)
+        self._part_ways(works)
 
     def scale(self, works: Sequence[Work]) -> None:
         super().scale(works)
-        _part_ways(works)
+        self._part_ways(works)
+
+    def _part_ways(self, works: Sequence[Work]) -> None:
+        """Or two passes would have G*q, or a widened tensor, in common, and XLA store it."""
+        for w in works:
+            if self._large(w) is not None:
+                w.param, w.grad, w.q = barrier((w.param, w.grad, w.q))
+
+    def _in_parts(self, w: Work) -> bool:
+        # Not every trace knows the mesh of its arrays.
+        return w.whole.sharded or jax.device_count() > 1 or _mesh(w).size > 1
 
     def _blocks(self, w: Work, sweep: str) -> Blocks | None:
         sums: tuple[str, ...] = ("observe",)
         if "float16" in (dtype_name(w.param), dtype_name(w.grad)):
             sums = ("observe_param", "observe", "measure")
-        # A loop over the blocks of an array in parts would gather it.
-        if sweep not in sums or not w.layout.factored or _split(w):
-            return None
-        over = _large(w)
-        if over is None:
+        over = self._large(w) if sweep in sums and w.layout.factored else None
+        if over is None or w.moments.momentum_scale is not None:  # which has axes of its own
             return None
         # XLA would run a loop over bfloat16 on all of the array, widened.
         how = OneByOne if dtype_name(w.grad) == "bfloat16" else Scan
         return how(over.shape, over.axis, over.run)
 
+    def _large(self, w: Work) -> Blocks | None:
+        """Blocks for what is more than one, where blocks are wanted."""
+        # Asked in the step: building an optimizer must not start JAX's backends.
+        wanted = jax.default_backend() == "cpu" if self._scan is None else self._scan
+        # A loop over the blocks of an array in parts would gather it, and is an error where axes
+        # are part of types, as under shard_map.
+        auto = all(kind == AxisType.Auto for kind in _mesh(w).axis_types)
+        if not wanted or self._in_parts(w) or not auto:
+            return None
+        scratch = w.options.max_scratch_bytes
+        limit = block_limit(scratch, 8 if w.width == "float64" else 4)
+        return blocks(tuple(w.param.shape), limit if scratch else limit * LARGER)
 
-def _large(w: Work) -> Blocks | None:
-    """Blocks for what is more than one."""
-    scratch = w.options.max_scratch_bytes
-    limit = block_limit(scratch, 8 if w.width == "float64" else 4)
-    return blocks(tuple(w.param.shape), limit if scratch else limit * LARGER)
 
-
-def _part_ways(works: Sequence[Work]) -> None:
-    """Or two passes would have G*q, or a widened tensor, in common, and XLA store it in between."""
-    for w in works:
-        if _large(w) is not None:
-            w.param, w.grad, w.q = barrier((w.param, w.grad, w.q))
+def _mesh(w: Work) -> Any:
+    return jax.typeof(w.param).sharding.mesh

@@ -44,7 +44,7 @@ class Scan(Blocks):
 
             def turn(k: Any, totals: list[Any]) -> list[Any]:
                 head = jnp.unravel_index(k // count, heads) if heads else ()
-                at = [i.astype(jnp.int32) for i in (*head, first + k % count * run)]
+                at = [jnp.asarray(i, jnp.int32) for i in (*head, first + k % count * run)]
                 at += [jnp.int32(0)] * len(tail)
                 parts = [_part(a, at, sizes) for a in held]
                 sums = block(*_filled(ins, parts, tuple(at)))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import prod
 from typing import Any
 
@@ -12,8 +13,10 @@ from jax.experimental import shard_alike as alike
 from jax.sharding import NamedSharding, Sharding
 
 import adafactor_core as af
+from adafactor_core._config import resolve
 from adafactor_core._numerics import namespace
 from adafactor_core._rounding import BLOCK
+from adafactor_core._step import warn_of_frozen
 
 from ._options import config
 from ._trees import Tree, named
@@ -24,11 +27,14 @@ P: Any = jax.sharding.PartitionSpec  # untyped in JAX, like shard_alike
 shard_alike: Any = alike.shard_alike
 
 
-def state_sharding(param_shardings: Tree, params: Tree, lr: Any = None, **options: Any) -> af.State:
+def state_sharding(
+    param_shardings: Tree, params: Tree, lr: Any = None, *, scan: bool | None = None, **options: Any
+) -> af.State:
     """The shardings of the state for parameters that lie like this: a State of shardings.
 
     `param_shardings`: params' tree of NamedShardings, or of PartitionSpecs (the result has these
-    then). `params`: arrays, or ShapeDtypeStructs. The options are those of `adafactor`. For
+    then). `params`: arrays, or ShapeDtypeStructs. The options are those of `adafactor`,
+    of which `scan` makes no difference. For
     `out_shardings` of jax.jit, and for restoring a checkpoint onto another mesh.
     Raises TreeError where the trees differ, and what `adafactor(...).init` raises.
     """
@@ -49,14 +55,18 @@ def state_sharding(param_shardings: Tree, params: Tree, lr: Any = None, **option
     return tree.state(rest._replace(moments=moments))
 
 
-def fresh(params: Tree, options: af.Config) -> af.State:
+def fresh(params: Tree, options: af.Config, rounds: bool) -> af.State:
     """The state before the first step, every slot where it belongs from the start.
 
     Eagerly: by the shardings of committed arrays. Under a trace, where these are not known (mesh
-    axes of type Auto), by asking the compiler to place it like the parameter.
+    axes of type Auto), by asking the compiler to place it like the parameter. `rounds`: whether
+    parameters are rounded here, so that 16-bit ones may need a warning.
     """
     tree = named(params)
     wanted = shapes(tree.leaves, options)
+    if rounds:
+        each = resolve(options, tree.paths)
+        warn_of_frozen(list(zip(tree.paths, tree.leaves.values(), each, strict=True)))
     moments = {
         path: jax.tree.map(lambda s, x=x: _zeros(x, s), wanted.moments[path])
         for path, x in tree.leaves.items()
@@ -74,7 +84,9 @@ def shapes(leaves: dict[str, Any], options: af.Config) -> af.State:
     for path, x in leaves.items():
         if not hasattr(x, "dtype"):  # nor is it a ShapeDtypeStruct
             namespace(x, f"tensor {path!r}")  # raises, and names it
-    found: af.State = jax.eval_shape(lambda x: af.init(x, options), leaves)
+    with warnings.catch_warnings():  # where it means anything, `fresh` warns
+        warnings.simplefilter("ignore", af.LowPrecisionWarning)
+        found: af.State = jax.eval_shape(lambda x: af.init(x, options), leaves)
     counter = np.int32(0)  # where there is no tensor, the core counts with a Python int
     return found._replace(step=counter, skipped=None if found.skipped is None else counter)
 

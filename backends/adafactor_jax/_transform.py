@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,11 +13,11 @@ import adafactor_core as af
 from ._options import config, direction
 from ._passes import passes
 from ._sharding import fresh
-from ._trees import Tree, named, unnamed
+from ._trees import Named, Tree, check_mesh, named, unnamed
 
 
 class Transformation(NamedTuple):
-    """What optax takes for a GradientTransformationExtraArgs.
+    """An optax.GradientTransformationExtraArgs by another name, for where optax is not imported.
 
     `init(params) -> state`. `update(updates, state, params, **extra_args) -> (updates, state)`.
     Of extra arguments `grad_scale` counts, a number or 0-D array that gradients are divided by.
@@ -49,7 +50,8 @@ def adafactor(
 
     Options by name as in docs/options.md; None is the default. The four named here may also be
     0-D arrays, traced ones too, or functions `f(t)` of t = completed steps + 1, a 0-D float array;
-    `zero_based` makes one of an optax schedule, which counts from 0.
+    `zero_based` makes one of an optax schedule, which counts from 0. `scan`: whether sums over
+    large tensors are taken in a compiled loop, None for where that pays: on one CPU device.
 
     The state is an `adafactor_core.State`; `moments` is params' tree of Moments. An update has the
     wider dtype of parameter and gradient: for 16-bit pairs it is rounded once more than in
@@ -57,7 +59,8 @@ def adafactor(
     DTypeError and StateError, naming the tensor.
     """
     moving = {"lr": lr, "weight_decay": weight_decay, "beta1": beta1, "decay_rate": decay_rate}
-    return _transformation(config({**moving, **options}), scan)
+    made: Transformation = _as_optax(_transformation(config({**moving, **options}), scan))
+    return made
 
 
 def scale_by_adafactor(
@@ -70,7 +73,7 @@ def scale_by_adafactor(
     say how far to go (ConfigError). `params` are asked for their shapes and dtypes.
     """
     options |= {"beta1": beta1, "decay_rate": decay_rate}
-    init, update = _transformation(direction(options), scan)
+    init, update = _transformation(direction(options), scan, rounds=False)
 
     def scaled(
         updates: Tree, state: af.State, params: Tree = None, **extra_args: Any
@@ -78,7 +81,8 @@ def scale_by_adafactor(
         updates, state = update(updates, state, params, **extra_args)
         return jax.tree.map(lambda d: -d, updates), state
 
-    return Transformation(init, scaled)
+    made: Transformation = _as_optax(Transformation(init, scaled))
+    return made
 
 
 def make_step(
@@ -92,32 +96,54 @@ def make_step(
 ) -> Step:
     """The whole step, jitted, with parameters rounded as `rounding` says.
 
-    `params` and `state` are donated: their buffers are reused and must not be used again. Options
-    and errors are those of `adafactor`; the latter come at trace time.
+    `params` and `state` are donated: their buffers are reused and must not be used again, nor
+    stand twice among the arguments. Options and errors are those of `adafactor`; the latter come
+    at trace time, so that the value of `grad_scale` is not looked at.
     """
     moving = {"lr": lr, "weight_decay": weight_decay, "beta1": beta1, "decay_rate": decay_rate}
     chosen, how = config({**moving, **options}), passes(scan)
+    if chosen.nonfinite == "raise":
+        raise af.ConfigError(
+            "nonfinite='raise' has to read a value, which a jitted step cannot. Use "
+            "nonfinite='skip_step'."
+        )
 
     def step(
         params: Tree, grads: Tree, state: af.State, grad_scale: Any = None
     ) -> tuple[Tree, af.State]:
-        tree, flat = named(params), named(grads).leaves
+        tree, flat, flat_state = _flat(params, grads, state)
         new, after = af.step(
-            tree.leaves, flat, unnamed(state), chosen, grad_scale=grad_scale, passes=how
+            tree.leaves, flat, flat_state, chosen, grad_scale=grad_scale, passes=how
         )
         return tree.tree(new), tree.state(after)
 
     return Step(_init(chosen), jax.jit(step, donate_argnums=(0, 2)))
 
 
-def _init(options: af.Config) -> Callable[[Tree], af.State]:
+def _init(options: af.Config, rounds: bool = True) -> Callable[[Tree], af.State]:
     def init(params: Tree) -> af.State:
-        return fresh(params, options)
+        return fresh(params, options, rounds)
 
     return init
 
 
-def _transformation(options: af.Config, scan: bool | None) -> Transformation:
+def _flat(params: Tree, grads: Tree, state: Any) -> tuple[Named, dict[str, Any], Any]:
+    """The three as the core takes them, found to lie together."""
+    tree, flat, flat_state = named(params), named(grads).leaves, unnamed(state)
+    for path in tree.leaves.keys() & flat.keys():
+        slots = flat_state.moments.get(path) if isinstance(flat_state, af.State) else None
+        check_mesh(path, tree.leaves[path], flat[path], slots)
+    return tree, flat, flat_state
+
+
+def _as_optax(transformation: Transformation) -> Any:
+    """Of optax's own class, where optax is imported: others it wraps, and drops extra arguments."""
+    optax = sys.modules.get("optax")
+    made = getattr(optax, "GradientTransformationExtraArgs", None)
+    return transformation if made is None else made(*transformation)
+
+
+def _transformation(options: af.Config, scan: bool | None, rounds: bool = True) -> Transformation:
     how = passes(scan)
 
     def update(
@@ -133,16 +159,16 @@ def _transformation(options: af.Config, scan: bool | None) -> Transformation:
                 "Adafactor scales with the parameters, but update got none. Call "
                 "update(grads, state, params)."
             )
-        tree, grads = named(params), named(updates).leaves
+        tree, grads, flat_state = _flat(params, updates, state)
         moved, after = af.update(
-            grads, unnamed(state), tree.leaves, options, grad_scale=grad_scale, passes=how
+            grads, flat_state, tree.leaves, options, grad_scale=grad_scale, passes=how
         )
         moved = {
             path: d.astype(_wider(tree.leaves[path], grads[path])) for path, d in moved.items()
         }
         return tree.tree(moved), tree.state(after)
 
-    return Transformation(_init(options), update)
+    return Transformation(_init(options, rounds), update)
 
 
 def _wider(x: Any, g: Any) -> Any:

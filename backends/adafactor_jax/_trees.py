@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adafactor_core import Moments, State, TreeError
+from adafactor_core import Moments, ShapeError, State, StateError, TreeError
+from adafactor_core._state import NO_MOMENTS
 
 Tree = Any
 
@@ -33,7 +34,16 @@ class Named(NamedTuple):
 
 def named(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> Named:
     """NumPy leaves become JAX arrays. Raises TreeError for two leaves with one path."""
-    rows, spec = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    flatten = jax.tree_util.tree_flatten_with_path
+    rows, spec = flatten(tree, is_leaf=is_leaf)
+    if any(_is_value(keys) for keys, _ in rows):
+        # flax's nnx shows a Variable now as itself, now as the array in it: both have its name.
+        def stops(x: Any) -> bool:
+            return _is_variable(x) or (is_leaf is not None and is_leaf(x))
+
+        boxed, _ = flatten(tree, is_leaf=stops)
+        inside = ((keys, flatten(x, is_leaf=is_leaf)[0], _is_variable(x)) for keys, x in boxed)
+        rows = [((*keys, *rest[box:]), leaf) for keys, found, box in inside for rest, leaf in found]
     paths = [jax.tree_util.keystr(keys, simple=True, separator=".") for keys, _ in rows]
     leaves = dict(zip(paths, (_array(leaf) for _, leaf in rows), strict=True))
     if len(leaves) != len(paths):
@@ -50,11 +60,46 @@ def unnamed(state: Any) -> Any:
     if not isinstance(state, State):
         return state
     slots = named(state.moments, lambda x: isinstance(x, Moments) or _is_slots(x)).leaves
-    moments = {path: _EMPTY._replace(**m) if _is_slots(m) else m for path, m in slots.items()}
+    moments = {path: NO_MOMENTS._replace(**m) if _is_slots(m) else m for path, m in slots.items()}
     return state._replace(moments=moments, metrics=None)
 
 
-_EMPTY = Moments(None, None, None, None)
+def check_mesh(path: str, x: Any, g: Any, moments: Any) -> None:
+    """Raises ShapeError or StateError where a trace shows that these lie on different meshes."""
+    ours = _place(x)
+    for a in moments if isinstance(moments, Moments) else ():
+        theirs = _place(a)
+        if ours and theirs and ours.mesh.axis_sizes != theirs.mesh.axis_sizes:
+            raise StateError(
+                f"the state of tensor {path!r} lies on the mesh {_words(theirs.mesh)}, the tensor "
+                f"on {_words(ours.mesh)}. Move it: jax.device_put(state, state_sharding(shardings, "
+                f"params, ...))."
+            )
+    theirs = _place(g)
+    if ours and theirs and jax.typeof(x).ndim == jax.typeof(g).ndim and ours.spec != theirs.spec:
+        raise ShapeError(
+            f"the gradient of tensor {path!r} has the sharding {theirs.spec}, the tensor itself "
+            f"{ours.spec}. Use jax.sharding.reshard(grads, ...) to give it that of the tensor."
+        )
+
+
+def _place(x: Any) -> Any:
+    """The sharding in the type of an array on several devices, None elsewhere."""
+    at = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
+    return at if at is not None and at.mesh.size > 1 else None
+
+
+def _words(mesh: Any) -> str:
+    return f"({', '.join(f'{name}={size}' for name, size in mesh.shape.items())})"
+
+
+def _is_variable(x: Any) -> bool:
+    names = {(c.__module__.partition(".")[0], c.__name__) for c in type(x).__mro__}
+    return ("flax", "Variable") in names
+
+
+def _is_value(keys: Any) -> bool:
+    return any(getattr(key, "name", None) == "value" for key in keys)
 
 
 def _is_slots(x: Any) -> bool:
@@ -62,6 +107,7 @@ def _is_slots(x: Any) -> bool:
         isinstance(x, Mapping)
         and len(x) > 0
         and all(k in Moments._fields and (v is None or hasattr(v, "shape")) for k, v in x.items())
+        and any(v is not None for v in x.values())
     )
 
 
