@@ -16,6 +16,7 @@ from typing import Any
 
 import machine
 import table
+from compile_time import run_compile
 from fresh import in_fresh_process
 from latency import run_latency
 from scratch import run_scratch
@@ -39,6 +40,7 @@ WORKS: dict[str, Callable[[int | None, bool], dict[str, Any]]] = {
     **{name: partial(race, name) for name in RACES},
     "scratch": run_scratch,
     "latency": run_latency,
+    "compile": run_compile,
 }
 
 

@@ -35,6 +35,12 @@ COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("process_s", "whole process s", "s"),
         ("cpu_s", "of it CPU s", "s"),
     ),
+    "compile": (
+        ("trace_s", "trace s", "s"),
+        ("lower_s", "lower s", "s"),
+        ("compile_s", "compile s", "s"),
+        ("total_s", "all s", "s"),
+    ),
 }
 
 
