@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib.util import find_spec
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -66,5 +67,5 @@ def _times(whose: str, kind: str) -> dict[str, float]:
     moments.append(time.perf_counter())
     lowered.compile()
     moments.append(time.perf_counter())
-    trace, lower, done = (b - a for a, b in zip(moments[:-1], moments[1:], strict=True))
+    trace, lower, done = (b - a for a, b in pairwise(moments))
     return {"trace_s": trace, "lower_s": lower, "compile_s": done, "total_s": trace + lower + done}
