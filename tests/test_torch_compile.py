@@ -117,6 +117,28 @@ def test_graphs_over_twenty_steps_of_a_schedule(backend, kind):
         close(backend.numpy(params[n]), backend.numpy(p), 1e-6, n)
 
 
+def test_groups_of_options_in_one_graph_from_the_first_step_on(backend):
+    counter, compile_ = counting()
+    params, eager = parameters(), parameters()
+
+    def made(params):
+        vectors = [(n, p) for n, p in params.items() if p.ndim < 2]
+        matrices = [(n, p) for n, p in params.items() if p.ndim > 1]
+        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "beta1": 0.9}]
+        return Adafactor(groups, lr=torch.tensor(0.1))
+
+    optimizer, plain = made(params), made(eager)
+    step = compile_(optimizer.step)
+    for t in range(1, 4):
+        give(params, t)
+        give(eager, t)
+        step()
+        plain.step()
+    assert counter.frame_count == 1
+    for n, p in eager.items():
+        close(backend.numpy(params[n]), backend.numpy(p), 1e-6, n)
+
+
 def test_eager_and_compiled_steps_alternate(backend):
     counter, compile_ = counting()
     params, eager = parameters(), parameters()

@@ -154,6 +154,58 @@ def test_accumulated_gradients_that_miss_passes_are_the_plain_loops():
     assert same(*found)
 
 
+def test_hooks_follow_groups_that_come_and_go():
+    (a, b), optimizer = two()
+    optimizer.zero_grad()
+    attach_backward_hooks(optimizer, accumulate=2)
+    c = Parameter(torch.ones(4, 3))
+    for _ in range(2):
+        (a.sum() + b.sum()).backward()
+    optimizer.param_groups.pop()
+    optimizer.add_param_group({"params": [c]})
+    optimizer.param_groups.reverse()
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = [p.detach().clone() for p in (a, b, c)]
+    for _ in range(2):
+        (a.sum() + b.sum() + c.sum()).backward()
+    assert [torch.equal(p, x) for p, x in zip((a, b, c), before, strict=True)] == [
+        False,
+        True,
+        True,
+    ]
+    assert int(optimizer.state[c]["step"]) == 1
+    optimizer.param_groups.pop()
+    optimizer.add_param_group({"params": [a], "lr": 0.1})  # hooked already
+    a.sum().backward()
+    assert int(optimizer.state[a]["step"]) == 2
+
+
+def test_hooks_ask_groups_and_not_what_the_optimizer_was_built_with():
+    p = Parameter(torch.ones(3))
+    optimizer = Adafactor([p], max_grad_norm=1.0)
+    optimizer.param_groups[0]["max_grad_norm"] = None
+    attach_backward_hooks(optimizer).remove()
+    optimizer.param_groups[0]["nonfinite"] = "skip_step"
+    with pytest.raises(af.ConfigError, match="skip_step"):
+        attach_backward_hooks(optimizer)
+
+
+def test_groups_are_what_others_may_be_built_from(compiled):
+    _, optimizer = two(compiled)
+    optimizer.add_param_group({"params": [Parameter(torch.ones(2))]})
+    assert all("compiled" not in group for group in optimizer.param_groups)
+    again = [{**g, "params": [Parameter(torch.ones(2))]} for g in optimizer.param_groups]
+    Adafactor(again, compiled=compiled)
+    # ZeroRedundancyOptimizer puts the arguments into every group.
+    Adafactor([{**again[0], "compiled": compiled, "lr": 0.2}], compiled=compiled)
+    copied = copy.deepcopy(optimizer)
+    assert copied._compiled is compiled
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["compiled"] = True  # of an earlier version
+    optimizer.load_state_dict(saved)
+    assert "compiled" not in optimizer.param_groups[0]
+
+
 def test_hooks_leave_alone_what_is_no_longer_theirs():
     params, optimizer = two()
     optimizer.zero_grad()
@@ -176,7 +228,7 @@ def test_hooks_leave_alone_what_is_no_longer_theirs():
         ("weight_decy", 0.1, "'weight_decy'.*Did you mean 'weight_decay'"),
         ("differentiable", True, "differentiable=True is not supported"),
         ("foreach", "x", "foreach must be"),
-        ("compiled", True, "compiled concerns the whole step"),
+        ("compiled", 0, "compiled must be"),
         ("capturable", None, "capturable must be"),
         ("step_size", {"a": 1}, "step_size has the unknown entry 'a'"),
         ("lr", torch.ones(2) if torch else None, "tensor lr must have one element"),
@@ -193,6 +245,7 @@ def test_keys_of_groups_are_checked(key, value, message):
 
 def test_groups_may_carry_what_users_and_schedulers_put_there():
     carried = {"lr_scale": 0.5, "name": "head", "initial_lr": 1.0, "max_lr": 1.0, "swa_lr": 0.1}
+    carried |= {"no_weight_decay": True, "min_weight_decay": 0.0, "beta": 0.5, "eps": 1e-8, 3: 4}
     optimizer = Adafactor([{"params": [Parameter(torch.ones(2))], **carried}])
     assert carried.items() <= optimizer.param_groups[0].items()
 
@@ -277,6 +330,22 @@ def test_steps_in_and_out_of_inference_mode():
     optimizer.step()
     assert [int(optimizer.state[p]["step"]) for p in params] == [3, 4]
     assert len(optimizer.metrics()) == 2
+
+
+def test_a_state_that_was_loaded_in_inference_mode_is_stepped():
+    params, optimizer = two()
+    optimizer.step()
+    with torch.inference_mode():
+        optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+    assert int(optimizer.state[params[0]]["step"]) == 2
+
+
+def test_a_group_without_its_options_is_refused():
+    params, optimizer = two()
+    optimizer.param_groups[1] = {"params": [params[1]], "lr": 0.1}
+    with pytest.raises(af.ConfigError, match=r"group 1 has no .*add_param_group"):
+        optimizer.step()
 
 
 def test_a_refused_first_step_leaves_neither_state_nor_gradients():

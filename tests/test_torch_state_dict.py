@@ -267,6 +267,12 @@ SPOILT = {
         "group 0.*param_names",
     ),
     "names are None": (lambda s: s["param_groups"][0].update(param_names=None), "param_names"),
+    "differentiable": (
+        lambda s: s["param_groups"][0].update(differentiable=True),
+        "differentiable",
+    ),
+    "lists as keys": (lambda s: s["param_groups"][0].update(params=[[0], [1]]), "group 0.*keys"),
+    "a name twice": (lambda s: s["param_groups"][0]["param_names"].__setitem__(1, "w"), "twice"),
     "step_size": (lambda s: s["param_groups"][0].update(step_size={"a": 1}), "step_size.*'a'"),
     "more": (lambda s: s["state"][1].update(exp_avg=torch.zeros(5)), "tensor 'b'.*'exp_avg'"),
     "no dict": (lambda s: s["state"].update({1: torch.zeros(5)}), "tensor 'b'"),

@@ -14,7 +14,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 SCRATCH = 1 << 20  # bytes of partial column sums per tensor
 TILE = 1 << 13  # columns per item: their sums stay in the first-level cache
 RUN = 1 << 15  # elements per item of an unfactored tensor
-SMALL = 1 << 18  # tensors are put together until a batch holds this many elements
+SMALL = 1 << 20  # elements that tensors are put together up to: 8 MiB stay in a shared cache
 
 
 class Buffer(NamedTuple):

@@ -10,6 +10,7 @@ import torch
 from adafactor_core import ConfigError
 
 from ._optimizer import Adafactor
+from ._options import agree
 
 
 def attach_backward_hooks(optimizer: Adafactor, accumulate: int = 1) -> BackwardHooks:
@@ -45,11 +46,12 @@ class BackwardHooks:
 
     def __init__(self, optimizer: Adafactor, accumulate: int) -> None:
         self._optimizer, self._accumulate = optimizer, accumulate
-        self._handles: list[Any] = []
+        self._handles: dict[torch.Tensor, Any] = {}
         self._waiting: dict[int, int] = {}  # backward passes since the last step
-        self._sizes: list[int] = []
-        self._found: dict[int, tuple[int, str]] = {}
-        self.check(optimizer.defaults)
+        self._found: dict[int, tuple[Any, int, int, str]] = {}
+        agree(optimizer.param_groups)
+        for group in optimizer.param_groups:
+            self.check(group)
         optimizer._attach(self)
         for index in range(len(optimizer.param_groups)):
             self.watch(index)
@@ -73,9 +75,9 @@ class BackwardHooks:
         """Adds the parameters of a group."""
         group = self._optimizer.param_groups[index]
         for p in group["params"]:
-            if p.requires_grad:
+            if p.requires_grad and p not in self._handles:
                 register: Any = p.register_post_accumulate_grad_hook
-                self._handles.append(register(self._hook))
+                self._handles[p] = register(self._hook)
 
     def _hook(self, p: torch.Tensor) -> None:
         at = self._at(p)
@@ -89,14 +91,21 @@ class BackwardHooks:
 
     def _at(self, p: torch.Tensor) -> tuple[int, str] | None:
         """The index of its group, and its path."""
-        groups = self._optimizer.param_groups
-        sizes = [len(group["params"]) for group in groups]
-        if sizes != self._sizes:  # groups may come and go
-            self._sizes, self._found = sizes, {}
-            for index, group in enumerate(groups):
-                for path, owned in self._optimizer._named(index, group):
-                    self._found[id(owned)] = index, path
-        return self._found.get(id(p))
+        if not self._known(p):  # groups come and go, and load_state_dict replaces them
+            self._found = {
+                id(owned): (group, index, k, path)
+                for index, group in enumerate(self._optimizer.param_groups)
+                for k, (path, owned) in enumerate(self._optimizer._named(index, group))
+            }
+        if not self._known(p):
+            return None
+        _, index, _, path = self._found[id(p)]
+        return index, path
+
+    def _known(self, p: torch.Tensor) -> bool:
+        group, index, k, _ = self._found.get(id(p), ({"params": []}, 0, 0, ""))
+        groups, params = self._optimizer.param_groups, group["params"]
+        return index < len(groups) and groups[index] is group and k < len(params) and params[k] is p
 
     def flushed(self) -> None:
         """All gradients are used up."""
@@ -104,7 +113,7 @@ class BackwardHooks:
 
     def remove(self) -> None:
         """Takes the hooks off; gradients that wait stay where they are."""
-        for handle in self._handles:
+        for handle in self._handles.values():
             handle.remove()
         self._handles.clear()
         if self._optimizer._backward is self:

@@ -13,7 +13,7 @@ from adafactor_core._factoring import layout
 from adafactor_core._state import check, slots
 from adafactor_core._tree import some
 
-from ._options import NAMES, Group, agree, config
+from ._options import NAMES, Group, agree, check_executors, config
 from ._sharded import Placed, averaged_away, laid, local
 
 StateDict = dict[str, Any]
@@ -39,12 +39,17 @@ def matched(groups: Sequence[Group], saved: Any) -> StateDict:
                 f"group {index} of the state dict has no list 'params'. Pass what state_dict() "
                 f"returned."
             )
-        names = group.get("param_names", [""] * len(group["params"]))
-        if not isinstance(names, list) or len(names) != len(group["params"]):
+        params = group["params"]
+        names = group.get("param_names", params)
+        keys = all(isinstance(key, int | str) for key in params)
+        if not keys or not isinstance(names, list) or len(names) != len(params):
             raise StateError(
-                f"group {index} of the state dict has {len(group['params'])} params, and "
+                f"group {index} of the state dict has {len(params)} params, and keys or "
                 f"param_names that do not go with them. Pass what state_dict() returned."
             )
+    every = [name for g in theirs for name in g.get("param_names", ())]
+    if len(set(map(str, every))) != len(every):
+        raise StateError("a name is twice in the state dict. Pass what state_dict() returned.")
     # torch's flattened state dicts lose empty lists.
     theirs = [{**group, "batch_axes": group.get("batch_axes", [])} for group in theirs]
     if len(theirs) != len(groups):
@@ -87,6 +92,7 @@ def _by_name(groups: Sequence[Group], theirs: Sequence[Group]) -> list[Group]:
     return ordered
 
 
+@torch.inference_mode(False)  # or no step after that mode could write to the state
 def exact(
     groups: Sequence[Group],
     saved: StateDict,
@@ -109,6 +115,7 @@ def exact(
                 f"a group of the state dict has no {missing[0]!r}: it was saved by another "
                 f"optimizer. Use one that Adafactor saved."
             )
+        check_executors(other)
     agree(saved["param_groups"])
     for group, other in zip(groups, saved["param_groups"], strict=True):
         options = config({**other, "params": []})
@@ -143,7 +150,7 @@ def _read(state: Any, p: torch.Tensor, path: str) -> tuple[Moments, int]:
             f"the state of tensor {path!r} is a {type(state).__name__}, not a dict of slots. Pass "
             f"what state_dict() returned."
         )
-    unknown = sorted(set(state) - {"step", *Moments._fields})
+    unknown = sorted(set(state) - {"step", *Moments._fields}, key=str)
     if unknown or "step" not in state:
         what = f"the unknown entry {unknown[0]!r}" if unknown else "no entry 'step'"
         raise StateError(

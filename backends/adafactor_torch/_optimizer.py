@@ -87,9 +87,9 @@ class Adafactor(Optimizer):
         # As given: the relative step that no lr means is not for groups with a rate of their own.
         group |= {"lr": lr, "step_size": group["step_size"] if "step_size" in options else None}
         self._backward: BackwardHooks | None = None
+        self._compiled = compiled  # no option of a group: those are saved and resumed
         self._forget()
         super().__init__(params, group)
-        self.defaults["compiled"] = compiled  # no option of a group: those are saved and resumed
 
     def _forget(self) -> None:
         self._configs: dict[int, tuple[Any, Config, Group]] = {}
@@ -101,10 +101,16 @@ class Adafactor(Optimizer):
         self._told: dict[str, torch.Tensor] = {}
         self._seen: dict[str, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compiled": self._compiled}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         exact = getattr(self, "_exact", {})
         super().__setstate__(state)
         self._backward = getattr(self, "_backward", None)  # a copy has none
+        self.__dict__.setdefault("_compiled", self.defaults.get("compiled"))
+        for holder in (self.defaults, *self.param_groups):  # earlier versions have it there
+            holder.pop("compiled", None)
         self._forget()
         for param, found in exact.items():  # what torch has cast to the parameter's dtype
             self.state[param] = found
@@ -144,6 +150,9 @@ class Adafactor(Optimizer):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         given = {k: v for k, v in param_group.items() if k not in ("params", "param_names")}
         check_keys(given)
+        param_group = {k: v for k, v in param_group.items() if k != "compiled"}
+        if given.pop("compiled", self._compiled) != self._compiled:
+            raise ConfigError("compiled concerns the whole step. Use Adafactor(..., compiled=...).")
         merged = {**self.defaults, **given}
         first = self.param_groups[0] if self.param_groups else self.defaults
         for name in WHOLE_STEP:
@@ -205,7 +214,12 @@ class Adafactor(Optimizer):
         return (pair for k, group in enumerate(self.param_groups) for pair in self._named(k, group))
 
     def _config(self, index: int, group: Group) -> Config:
-        now = static(group)
+        try:
+            now = static(group)
+        except KeyError as error:
+            raise ConfigError(
+                f"group {index} has no {error}. Use add_param_group, which fills in the defaults."
+            ) from None
         known = self._configs.get(index)
         if known is None or known[2] is not group or known[0] != now:
             agree(self.param_groups)
@@ -215,23 +229,26 @@ class Adafactor(Optimizer):
         return known[1]
 
     @torch.inference_mode(False)  # or no step after that mode could write to the state
-    def _init_group(self, group: Group) -> None:
-        """Gives every parameter of the group that has its first gradient a state.
+    def _init_group(self) -> None:
+        """Gives every parameter that has its first gradient a state.
 
-        torch.compile knows this name and runs it as Python, outside the graph.
+        torch.compile knows this name and runs it as Python, outside the graph. Once, for all
+        groups: it looks at the state after the first call.
         """
-        index = next(k for k, g in enumerate(self.param_groups) if g is group)
-        options = self._config(index, group)
         counters: dict[Any, torch.Tensor] = {}  # those that start together go on together
-        for path, p in self._named(index, group):
-            if p.grad is not None and not begun(self.state[p]):
-                if p.device not in counters or self._backward is not None:
-                    counters[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
-                self._begin(path, p, options, counters[p.device])
-            if p.grad is not None and options.telemetry and path not in self._told:
-                dtype = torch.promote_types(p.dtype, torch.float32)
-                self._told[path] = torch.zeros(len(Metrics._fields), dtype=dtype, device=p.device)
-                self._seen[path] = 0
+        for index, group in enumerate(self.param_groups):
+            options = self._config(index, group)
+            for path, p in self._named(index, group):
+                if p.grad is None:
+                    continue
+                if not begun(self.state[p]):
+                    if p.device not in counters or self._backward is not None:
+                        counters[p.device] = torch.zeros((), dtype=torch.int32, device=p.device)
+                    self._begin(path, p, options, counters[p.device])
+                if options.telemetry and path not in self._told:
+                    dtype = torch.promote_types(p.dtype, torch.float32)
+                    numbers = torch.zeros(len(Metrics._fields), dtype=dtype, device=p.device)
+                    self._told[path], self._seen[path] = numbers, 0
         self._meshes.meet(self._every())
 
     def _begin(self, path: str, p: torch.Tensor, options: Config, counter: torch.Tensor) -> None:
@@ -251,8 +268,7 @@ class Adafactor(Optimizer):
         found = []
         tracing = torch.compiler.is_compiling()
         if tracing:  # outside of the graph: it must not look at states and options before they are
-            for group in self.param_groups:
-                self._init_group(group)
+            self._init_group()
         for index, group in enumerate(self.param_groups):
             options = self._config(index, group)
             for path, p in self._named(index, group):
@@ -260,8 +276,7 @@ class Adafactor(Optimizer):
                     found.append(self._checked(path, p, options))
         new = [p for *_, p in found if not begun(self.state[p])]
         if new:
-            for group in self.param_groups:
-                self._init_group(group)
+            self._init_group()
         if not tracing:
             self._meshes.meet(self._every())
         return [Row(*row, self.state[row[-1]]) for row in found], new
@@ -275,6 +290,7 @@ class Adafactor(Optimizer):
             here, g = local(p), local(placed_like(g, p, path))
         return path, here, g, options, layout(tuple(p.shape), options, path), at, p
 
+    @torch.inference_mode(False)
     def _attach(self, hooks: BackwardHooks | None) -> None:
         """Every parameter is stepped by itself from now on, or all together again."""
         self._backward, self._plans = hooks, {}
@@ -291,6 +307,7 @@ class Adafactor(Optimizer):
     @torch.no_grad()
     def _step_one(self, index: int, path: str, p: torch.Tensor) -> None:
         """A step of one parameter alone, which shares its counter with no other."""
+        agree(self.param_groups)
         options = self._config(index, self.param_groups[index])
         found = self._checked(path, p, options)
         new = [] if begun(self.state[p]) else [p]
@@ -303,7 +320,7 @@ class Adafactor(Optimizer):
 
     def metrics(self) -> dict[str, Metrics]:
         """The numbers of the last step by parameter; needs `telemetry`. Read only when asked."""
-        if not self.param_groups[0]["telemetry"]:
+        if not any(group["telemetry"] for group in self.param_groups):
             raise StateError("there are no metrics without telemetry. Use telemetry=True.")
         found: dict[str, Metrics] = {}
         for plan in self._plans.values():
@@ -362,7 +379,7 @@ class Adafactor(Optimizer):
         if torch.compiler.is_compiling():  # a trace keeps nothing, and is guarded by what it reads
             plan = Plan(False)
         else:
-            plan = self._plans.get(key) or Plan(self.defaults["compiled"])
+            plan = self._plans.get(key) or Plan(self._compiled)
             self._plans.pop(key, None)
             self._plans[key] = plan  # the last one: so metrics() has the latest numbers
         unscale = unscaling(getattr(self, "grad_scale", None))

@@ -102,10 +102,9 @@ def check_keys(given: Mapping[str, Any]) -> None:
     Groups may carry anything else: schedulers and users keep numbers of their own in them.
     """
     check_executors(given)
-    if "compiled" in given:
-        raise ConfigError("compiled concerns the whole step. Use Adafactor(..., compiled=...).")
     for name in given:
-        near = difflib.get_close_matches(name, (*NAMES, *EXECUTORS), n=1, cutoff=0.85)
+        # So close that "min_weight_decay" is a name of its own.
+        near = difflib.get_close_matches(str(name), (*NAMES, *EXECUTORS), n=1, cutoff=0.9)
         if near and near[0] != name:
             raise ConfigError(f"unknown option {name!r} in a group. Did you mean {near[0]!r}?")
 
