@@ -72,7 +72,7 @@ class ArrayPasses:
             with quiet(w.xp) if w.whole.guarded else nullcontext():
                 sweeps.observe_param(w, self._blocks(w, "observe_param"))
                 sweeps.observe(w, self._blocks(w, "observe"))
-                if w.layout.factored and self._in_parts(w):
+                if w.layout.factored:
                     sweeps.observe_mean(w)
                 if w.whole.guarded and w.whole.normed:
                     w.partials["g2"] = marked(w)
@@ -111,10 +111,6 @@ class ArrayPasses:
 
     def metrics(self, works: Sequence[Work]) -> Sequence[Metrics]:
         return [metrics_of(w) for w in works]
-
-    def _in_parts(self, w: Work) -> bool:
-        """Whether sums may cross devices, so that those which depend on no other go together."""
-        return w.whole.sharded
 
     def _blocks(self, w: Work, sweep: str) -> Blocks | None:
         """How a function of `_sweeps` cuts the tensor; None: not at all."""

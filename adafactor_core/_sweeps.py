@@ -111,7 +111,11 @@ def observe(w: Work, over: Blocks | None) -> None:
 
 
 def observe_mean(w: Work) -> None:
-    """The two sums behind mean(R): they cross shards too, in the same reduction as the rest."""
+    """The two sums behind mean(R): they cross shards too, in the same reduction as the rest.
+
+    Nor is it the mean of the new R elsewhere: a share in that is below float32's normal numbers
+    where a sum of squares is not yet, and XLA takes it for 0.
+    """
     plan, sums = w.layout, w.partials
     both = plan.row_axes + plan.col_axes
     row: Array = w.moments.row
@@ -143,10 +147,7 @@ def advance(w: Work) -> None:
 
     row = moved(w.moments.row, seen("row", by_row), b)  # (m, 1)
     col = moved(w.moments.col, seen("col", by_col), b)  # (1, n)
-    if "mean" in w.partials:
-        mean = moved(w.partials["old_mean"].value, seen("mean", by_row), b)  # (1, 1)
-    else:
-        mean = mean_of_rows(w, row)  # (1, 1)
+    mean = moved(w.partials["old_mean"].value, seen("mean", by_row), b)  # (1, 1)
     if w.options.eps1_mode == "clamp":
         mean = at_least(mean, eps)
     # Three roots, not sqrt(mean/row): with a dead row at 1e-30 that quotient overflows.

@@ -212,7 +212,7 @@ def committed_device(mode: str, options: str) -> None:
 def wrong_mesh(mode: str, options: str) -> None:
     init, step = make_step(**OPTIONS[options])
     state = init(placed(mesh(mode)))
-    other = {"w": placed(mesh(mode, (2, 4)))["w"]}
+    other = {"w": jax.device_put(tree()["w"], NamedSharding(mesh(mode, (2, 4)), SPECS["w"]))}
     refused(af.StateError, "'w' lies on the mesh .x=4, y=2.*state_sharding", step, other, state)
 
 

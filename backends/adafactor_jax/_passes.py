@@ -52,10 +52,6 @@ class XlaPasses(ArrayPasses):
             if self._large(w) is not None:
                 w.param, w.grad, w.q = barrier((w.param, w.grad, w.q))
 
-    def _in_parts(self, w: Work) -> bool:
-        # Not every trace knows the mesh of its arrays.
-        return w.whole.sharded or jax.device_count() > 1 or _mesh(w).size > 1
-
     def _blocks(self, w: Work, sweep: str) -> Blocks | None:
         sums: tuple[str, ...] = ("observe",)
         if "float16" in (dtype_name(w.param), dtype_name(w.grad)):
@@ -74,7 +70,8 @@ class XlaPasses(ArrayPasses):
         # A loop over the blocks of an array in parts would gather it, and is an error where axes
         # are part of types, as under shard_map.
         auto = all(kind == AxisType.Auto for kind in _mesh(w).axis_types)
-        if not wanted or self._in_parts(w) or not auto:
+        # Not every trace knows the mesh of its arrays, so several devices are enough.
+        if not wanted or not auto or jax.device_count() > 1 or _mesh(w).size > 1:
             return None
         scratch = w.options.max_scratch_bytes
         limit = block_limit(scratch, 8 if w.width == "float64" else 4)
