@@ -42,7 +42,7 @@ class Out(NamedTuple):
 
     array: Array | None
     dtype: DType
-    shape: Shape | None = None  # where it is not that of the tensor: see `narrow`
+    shape: Shape | None = None  # where it is not that of the tensor: see `_narrow`
 
 
 def block_limit(max_scratch_bytes: int | None, itemsize: int, busy: bool = False) -> int:
@@ -96,10 +96,10 @@ class Blocks:
             for index in self:
                 parts, values = block(*(take(a, index, self.shape) for a in ins))
                 for total, share in zip(totals, parts, strict=True):
-                    place = narrow(total.shape, index, self.shape)
+                    place = _narrow(total.shape, index, self.shape)
                     assign(total, place, part(total, place) + share)
                 for array, value in zip(arrays, values, strict=True):
-                    place = narrow(array.shape, index, self.shape)
+                    place = _narrow(array.shape, index, self.shape)
                     assign(array, place, xp.astype(value, array.dtype, copy=False))
         return totals, arrays
 
@@ -121,14 +121,14 @@ def blocks(shape: Shape, limit: int, multiple: int = 1) -> Blocks | None:
 
 
 def take(a: Any, index: Index, whole: Shape) -> Any:
-    """The part of `a` that belongs to a block of a tensor of shape `whole`; see `narrow`."""
+    """The part of `a` that belongs to a block of a tensor of shape `whole`; see `_narrow`."""
     if isinstance(a, Here):
         return tuple([i.start or 0 for i in index])
     plain = a is None or isinstance(a, float) or not a.shape
-    return a if plain else part(a, narrow(a.shape, index, whole))
+    return a if plain else part(a, _narrow(a.shape, index, whole))
 
 
-def narrow(shape: Shape, index: Index, whole: Shape) -> Index:
+def _narrow(shape: Shape, index: Index, whole: Shape) -> Index:
     """The block's place in an array that has size 1 where it broadcasts, or an entry per
     `BLOCK` of the last axis, as the scales of an int8 buffer have."""
     narrow = [_ALL if n == 1 else i for n, i in zip(shape, index, strict=True)]

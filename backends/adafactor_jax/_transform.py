@@ -59,8 +59,7 @@ def adafactor(
     DTypeError and StateError, naming the tensor.
     """
     moving = {"lr": lr, "weight_decay": weight_decay, "beta1": beta1, "decay_rate": decay_rate}
-    made: Transformation = _as_optax(_transformation(config({**moving, **options}), scan))
-    return made
+    return _as_optax(_transformation(config({**moving, **options}), scan))
 
 
 def scale_by_adafactor(
@@ -81,8 +80,7 @@ def scale_by_adafactor(
         updates, state = update(updates, state, params, **extra_args)
         return jax.tree.map(lambda d: -d, updates), state
 
-    made: Transformation = _as_optax(Transformation(init, scaled))
-    return made
+    return _as_optax(Transformation(init, scaled))
 
 
 def make_step(
@@ -136,11 +134,11 @@ def _flat(params: Tree, grads: Tree, state: Any) -> tuple[Named, dict[str, Any],
     return tree, flat, flat_state
 
 
-def _as_optax(transformation: Transformation) -> Any:
+def _as_optax(made: Transformation) -> Transformation:
     """Of optax's own class, where optax is imported: others it wraps, and drops extra arguments."""
     optax = sys.modules.get("optax")
-    made = getattr(optax, "GradientTransformationExtraArgs", None)
-    return transformation if made is None else made(*transformation)
+    kind: type[Transformation] = getattr(optax, "GradientTransformationExtraArgs", Transformation)
+    return kind(*made)
 
 
 def _transformation(options: af.Config, scan: bool | None, rounds: bool = True) -> Transformation:
