@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -14,12 +13,12 @@ from jax import lax
 from adafactor_core._streaming import HERE, Block, Blocks, Out
 
 Shape = tuple[int, ...]
+Taken = Callable[[Sequence[Any], tuple[Any, ...]], list[Any]]
 barrier: Any = lax.optimization_barrier  # untyped in JAX
 
 
-@dataclass(frozen=True)
-class Scan(Blocks):
-    """Blocks that a compiled loop takes, one after another. Sums alone: `outs` is empty."""
+class Sums(Blocks):
+    """Sweeps that store nothing: `outs` is empty."""
 
     def sweep(
         self,
@@ -30,10 +29,27 @@ class Scan(Blocks):
         sums: Sequence[Shape],
         outs: Sequence[Out],
     ) -> tuple[list[Any], list[Any]]:
+        def taken(arrays: Sequence[Any], at: tuple[Any, ...]) -> list[Any]:
+            """The sums of a block that starts `at`, given its parts of the arrays among `ins`."""
+            given = iter(arrays)
+            parts = (next(given) if isinstance(a, jax.Array) else a for a in ins)
+            return list(block(*(at if a is HERE else a for a in parts))[0])
+
+        arrays = [a for a in ins if isinstance(a, jax.Array)]
+        return self._added_up(taken, arrays, [jnp.zeros(thin, dtype) for thin in sums]), []
+
+    def _added_up(self, taken: Taken, arrays: list[Any], totals: list[Any]) -> list[Any]:
+        raise NotImplementedError
+
+
+class Scan(Sums):
+    """Blocks that a compiled loop takes, one after another."""
+
+    def _added_up(self, taken: Taken, arrays: list[Any], totals: list[Any]) -> list[Any]:
         size, shape = self.shape[self.axis], self.shape
 
         def whole(*held: Any) -> list[Any]:
-            return list(block(*_filled(ins, held, (0,) * len(shape)))[0])
+            return taken(held, (0,) * len(shape))
 
         def loop(
             totals: list[Any], held: Sequence[Any], first: int, run: int, count: int
@@ -46,48 +62,30 @@ class Scan(Blocks):
                 head = jnp.unravel_index(k // count, heads) if heads else ()
                 at = [jnp.asarray(i, jnp.int32) for i in (*head, first + k % count * run)]
                 at += [jnp.int32(0)] * len(tail)
-                parts = [_part(a, at, sizes) for a in held]
-                sums = block(*_filled(ins, parts, tuple(at)))[0]
-                return [_added(t, s, at) for t, s in zip(totals, sums, strict=True)]
+                shares = taken([_part(a, at, sizes) for a in held], tuple(at))
+                return [_added(t, s, at) for t, s in zip(totals, shares, strict=True)]
 
             found: list[Any] = lax.fori_loop(0, prod(heads) * count, turn, totals)
             return found
 
         def scanned(*held: Any) -> list[Any]:
-            totals = [jnp.zeros(thin, dtype) for thin in sums]
-            totals = loop(totals, held, 0, self.run, size // self.run)
+            found = loop(totals, held, 0, self.run, size // self.run)
             rest = size % self.run
-            return loop(totals, held, size - rest, rest, 1) if rest else totals
+            return loop(found, held, size - rest, rest, 1) if rest else found
 
-        arrays = [a for a in ins if isinstance(a, jax.Array)]
         found: list[Any] = lax.platform_dependent(*arrays, cpu=scanned, default=whole)
-        return found, []
+        return found
 
 
-class OneByOne(Blocks):
-    """The whole tensor, a sweep for every sum. Sums alone: `outs` is empty."""
+class OneByOne(Sums):
+    """The whole tensor, a sweep for every sum."""
 
-    def sweep(
-        self,
-        xp: Any,
-        dtype: Any,
-        block: Block,
-        ins: Sequence[Any],
-        sums: Sequence[Shape],
-        outs: Sequence[Out],
-    ) -> tuple[list[Any], list[Any]]:
+    def _added_up(self, taken: Taken, arrays: list[Any], totals: list[Any]) -> list[Any]:
         found: list[Any] = []
-        held = [a for a in ins if isinstance(a, jax.Array)]
-        for k in range(len(sums)):
-            found.append(block(*_filled(ins, held, (0,) * len(self.shape)))[0][k])
-            held, found = barrier((held, found))
-        return found, []
-
-
-def _filled(ins: Sequence[Any], arrays: Sequence[Any], at: tuple[Any, ...]) -> list[Any]:
-    """`ins` with these arrays in the places of its own, and with the start of the block."""
-    given = iter(arrays)
-    return [at if a is HERE else next(given) if isinstance(a, jax.Array) else a for a in ins]
+        for k in range(len(totals)):
+            found.append(taken(arrays, (0,) * len(self.shape))[k])
+            arrays, found = barrier((arrays, found))
+        return found
 
 
 def _start(thin: Shape, at: Sequence[Any]) -> list[Any]:
