@@ -126,7 +126,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy --strict over the core and the adapters."""
-    session.install("-e", ".", "mypy>=1.16", "numpy>=2.1", "pytest>=8", TORCH)
+    session.install("-e", ".", "mypy>=1.16", "numpy>=2.1", "pytest>=8", TORCH, JAX)
     session.run("mypy")
 
 
