@@ -116,11 +116,15 @@ def at_least(x: Any, low: Any) -> Any:
     Not `xp.maximum(x, 1.0)`: that breaks torch.compile(fullgraph=True). Not `xp.clip`: on CuPy it
     goes through boolean indexing, a host sync.
     """
+    if compat.is_jax_array(x):
+        return namespace(x).maximum(x, low)
     return choose(x < low, low, x)
 
 
 def at_most(x: Any, high: Any) -> Any:
     """min(x, high), NaN in `x` kept."""
+    if compat.is_jax_array(x):
+        return namespace(x).minimum(x, high)
     return choose(x > high, high, x)
 
 

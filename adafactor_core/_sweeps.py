@@ -26,6 +26,7 @@ from ._numerics import (
     at_least,
     choose,
     exposed,
+    part,
     square_root,
     sum_squares_to,
     sum_to,
@@ -116,17 +117,17 @@ def observe_mean(w: Work) -> None:
     Nor is it the mean of the new R elsewhere: a share in that is below float32's normal numbers
     where a sum of squares is not yet, and XLA takes it for 0.
     """
-    plan, sums = w.layout, w.partials
-    both = plan.row_axes + plan.col_axes
-    row: Array = w.moments.row
-    sums["mean"] = Partial(w.path, "mean", mean_of_rows(w, sums["row"].value), both)
-    sums["old_mean"] = Partial(w.path, "old_mean", mean_of_rows(w, row), plan.row_axes)
-
-
-def mean_of_rows(w: Work, row: Array) -> Array:
-    """The share in mean(R) of the rows that are here."""
-    shape = without(tuple(w.param.shape), w.layout.row_axes + w.layout.col_axes)
-    return sum_to(w.xp, row * (1.0 / w.layout.count(w.layout.row_axes)), shape)  # (1, 1)
+    plan, sums, xp = w.layout, w.partials, w.xp
+    both, axis = plan.row_axes + plan.col_axes, plan.col_axes[0]
+    shape = list(without(tuple(w.param.shape), both))
+    # Side by side: one sum, and under XLA one all-reduce, instead of two.
+    rows = xp.concat([sums["row"].value, w.moments.row], axis=axis)
+    shape[axis] = 2
+    means = sum_to(xp, rows * (1.0 / plan.count(plan.row_axes)), tuple(shape))
+    at = [slice(None)] * len(shape)
+    for k, (name, axes) in enumerate((("mean", both), ("old_mean", plan.row_axes))):
+        at[axis] = slice(k, k + 1)
+        sums[name] = Partial(w.path, name, part(means, tuple(at)), axes)
 
 
 def advance(w: Work) -> None:

@@ -159,7 +159,8 @@ def test_optax_schedules(jax, lib):
     same(jax, ours, injected)
     scaled = optax.chain(lib.scale_by_adafactor(), optax.scale_by_learning_rate(schedule))
     unscaled = lib.adafactor(lib.zero_based(schedule), scale_parameter=False)
-    same(jax, train(jax, scaled)[0], train(jax, unscaled)[0])
+    # Two programs, whose roundings differ: 1.35e-6 on the scalar.
+    same(jax, train(jax, scaled)[0], train(jax, unscaled)[0], 2e-6)
 
 
 def test_tree_map_params(jax, lib):

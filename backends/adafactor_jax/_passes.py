@@ -12,16 +12,22 @@ from adafactor_core import ArrayPasses, ConfigError, Passes, Work
 from adafactor_core._numerics import dtype_name
 from adafactor_core._streaming import Blocks, block_limit, blocks
 
+from ._calls import CalledPasses
 from ._scan import OneByOne, Scan, barrier
 
 LARGER = 4  # than the blocks of eager libraries: each turn of a loop starts XLA's threads anew
 
 
-def passes(scan: bool | None) -> tuple[Passes, ...]:
+def check_scan(scan: Any) -> None:
     """Raises ConfigError unless `scan` is True, False or None, which asks where this runs."""
     if scan is not None and not isinstance(scan, bool):
         raise ConfigError(f"scan must be True, False or None, got {scan!r}.")
-    return (XlaPasses(scan),)
+
+
+def passes(scan: bool | None) -> tuple[Passes, ...]:
+    """For one trace, or one eager step."""
+    whole = XlaPasses(scan)
+    return CalledPasses(whole, on_one_cpu), whole
 
 
 class XlaPasses(ArrayPasses):
@@ -47,9 +53,13 @@ class XlaPasses(ArrayPasses):
         self._part_ways(works)
 
     def _part_ways(self, works: Sequence[Work]) -> None:
-        """Or two passes would have G*q, or a widened tensor, in common, and XLA store it."""
+        """Or two passes would have G*q, or a widened tensor, in common, and XLA store it.
+
+        On a mesh: or the sum of X*X would be merged with those of observe, which XLA for TPUs
+        makes two all-reduces of when they are more than 256.
+        """
         for w in works:
-            if self._large(w) is not None:
+            if self._large(w) is not None or not _on_one_device(w):
                 w.param, w.grad, w.q = barrier((w.param, w.grad, w.q))
 
     def _blocks(self, w: Work, sweep: str) -> Blocks | None:
@@ -65,17 +75,26 @@ class XlaPasses(ArrayPasses):
 
     def _large(self, w: Work) -> Blocks | None:
         """Blocks for what is more than one, where blocks are wanted."""
-        # Asked in the step: building an optimizer must not start JAX's backends.
-        wanted = jax.default_backend() == "cpu" if self._scan is None else self._scan
-        # A loop over the blocks of an array in parts would gather it, and is an error where axes
-        # are part of types, as under shard_map.
-        auto = all(kind == AxisType.Auto for kind in _mesh(w).axis_types)
-        # Not every trace knows the mesh of its arrays, so several devices are enough.
-        if not wanted or not auto or jax.device_count() > 1 or _mesh(w).size > 1:
+        if not (on_one_cpu(w) if self._scan is None else self._scan and _on_one_device(w)):
             return None
         scratch = w.options.max_scratch_bytes
         limit = block_limit(scratch, 8 if w.width == "float64" else 4)
         return blocks(tuple(w.param.shape), limit if scratch else limit * LARGER)
+
+
+def on_one_cpu(w: Work) -> bool:
+    # Asked in the step: building an optimizer must not start JAX's backends.
+    return jax.default_backend() == "cpu" and _on_one_device(w)
+
+
+def _on_one_device(w: Work) -> bool:
+    """Not every trace knows the mesh of its arrays, so several devices are a mesh too.
+
+    A loop over the blocks of an array in parts would gather it, and is an error where axes are
+    part of types, as under shard_map.
+    """
+    auto = all(kind == AxisType.Auto for kind in _mesh(w).axis_types)
+    return auto and jax.device_count() == 1 and _mesh(w).size <= 1
 
 
 def _mesh(w: Work) -> Any:

@@ -11,7 +11,7 @@ import jax
 import adafactor_core as af
 
 from ._options import config, direction
-from ._passes import passes
+from ._passes import check_scan, passes
 from ._sharding import fresh
 from ._trees import Named, Tree, check_mesh, named, unnamed
 
@@ -99,7 +99,8 @@ def make_step(
     at trace time, so that the value of `grad_scale` is not looked at.
     """
     moving = {"lr": lr, "weight_decay": weight_decay, "beta1": beta1, "decay_rate": decay_rate}
-    chosen, how = config({**moving, **options}), passes(scan)
+    chosen = config({**moving, **options})
+    check_scan(scan)
     if chosen.nonfinite == "raise":
         raise af.ConfigError(
             "nonfinite='raise' has to read a value, which a jitted step cannot. Use "
@@ -111,7 +112,7 @@ def make_step(
     ) -> tuple[Tree, af.State]:
         tree, flat, flat_state = _flat(params, grads, state)
         new, after = af.step(
-            tree.leaves, flat, flat_state, chosen, grad_scale=grad_scale, passes=how
+            tree.leaves, flat, flat_state, chosen, grad_scale=grad_scale, passes=passes(scan)
         )
         return tree.tree(new), tree.state(after)
 
@@ -142,7 +143,7 @@ def _as_optax(made: Transformation) -> Transformation:
 
 
 def _transformation(options: af.Config, scan: bool | None, rounds: bool = True) -> Transformation:
-    how = passes(scan)
+    check_scan(scan)
 
     def update(
         updates: Tree,
@@ -159,7 +160,7 @@ def _transformation(options: af.Config, scan: bool | None, rounds: bool = True) 
             )
         tree, grads, flat_state = _flat(params, updates, state)
         moved, after = af.update(
-            grads, flat_state, tree.leaves, options, grad_scale=grad_scale, passes=how
+            grads, flat_state, tree.leaves, options, grad_scale=grad_scale, passes=passes(scan)
         )
         moved = {
             path: d.astype(_wider(tree.leaves[path], grads[path])) for path, d in moved.items()
