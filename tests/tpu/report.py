@@ -67,7 +67,7 @@ def merging() -> list[dict[str, Any]]:
                     {f"p{i}": (512, 256) for i in range(n)},
                     compiler_options=options,
                 ).count("all-reduce")
-                for n in (1, 10, 100)
+                for n in (1, 10, 100, 150)
             ]
         rows.append(row)
     return rows
