@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,11 +17,15 @@ Tree = Any
 
 
 class Named(NamedTuple):
-    """A flattened tree. `paths` join keys, indices and field names with "."; a bare array: ""."""
+    """A flattened tree. `paths` join keys, indices and field names with "."; a bare array: "".
+
+    `boxed`: whether flax's nnx has its leaves in Variables.
+    """
 
     leaves: dict[str, Any]
     paths: list[str]
     spec: Any
+    boxed: bool = False
 
     def tree(self, leaves: Mapping[str, Any]) -> Tree:
         """A tree nested like this one; None where it holds no leaf, as in this one."""
@@ -28,28 +33,41 @@ class Named(NamedTuple):
 
     def state(self, state: State) -> State:
         """The core's state of a dict as the state of this tree."""
-        metrics = None if state.metrics is None else self.tree(state.metrics)
-        return state._replace(moments=self.tree(state.moments), metrics=metrics)
+        metrics = None if state.metrics is None else self._slots(state.metrics)
+        return state._replace(moments=self._slots(state.moments), metrics=metrics)
+
+    def _slots(self, found: Mapping[str, Any]) -> Tree:
+        """A tree of named tuples, except in Variables: nnx.Optimizer would make mappings of them
+        at its first step, and what it saves would no longer fit into what it builds."""
+        if self.boxed:
+            mapping = sys.modules["flax.nnx"].State  # imported, or there were no Variables
+            found = {
+                path: mapping({k: v for k, v in slots._asdict().items() if v is not None})
+                for path, slots in found.items()
+            }
+        return self.tree(found)
 
 
 def named(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> Named:
     """NumPy leaves become JAX arrays. Raises TreeError for two leaves with one path."""
     flatten = jax.tree_util.tree_flatten_with_path
     rows, spec = flatten(tree, is_leaf=is_leaf)
+    variables = False
     if any(_is_value(keys) for keys, _ in rows):
         # flax's nnx shows a Variable now as itself, now as the array in it: both have its name.
         def stops(x: Any) -> bool:
             return _is_variable(x) or (is_leaf is not None and is_leaf(x))
 
         boxed, _ = flatten(tree, is_leaf=stops)
-        inside = ((keys, flatten(x, is_leaf=is_leaf)[0], _is_variable(x)) for keys, x in boxed)
+        inside = [(keys, flatten(x, is_leaf=is_leaf)[0], _is_variable(x)) for keys, x in boxed]
+        variables = any(box for _, _, box in inside)
         rows = [((*keys, *rest[box:]), leaf) for keys, found, box in inside for rest, leaf in found]
     paths = [jax.tree_util.keystr(keys, simple=True, separator=".") for keys, _ in rows]
     leaves = dict(zip(paths, (_array(leaf) for _, leaf in rows), strict=True))
     if len(leaves) != len(paths):
         twice = next(p for p in paths if paths.count(p) > 1)
         raise TreeError(f"two tensors have the path {twice!r}. Rename one of their keys.")
-    return Named(leaves, paths, spec)
+    return Named(leaves, paths, spec, variables)
 
 
 def unnamed(state: Any) -> Any:
@@ -62,6 +80,15 @@ def unnamed(state: Any) -> Any:
     slots = named(state.moments, lambda x: isinstance(x, Moments) or _is_slots(x)).leaves
     moments = {path: NO_MOMENTS._replace(**m) if _is_slots(m) else m for path, m in slots.items()}
     return state._replace(moments=moments, metrics=None)
+
+
+def as_given(made: State, given: State) -> State:
+    """`made` in the containers of `given`: no branch of a lax.cond may change them."""
+    structure: Any = jax.tree.structure  # untyped in JAX
+    if structure(made) == structure(given):
+        return made
+    new, old = named(made).leaves, named(given)
+    return old.tree(new) if new.keys() == old.leaves.keys() else made  # telemetry was turned on
 
 
 def check_mesh(path: str, x: Any, g: Any, moments: Any) -> None:
