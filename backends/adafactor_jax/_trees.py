@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
 from adafactor_core import Moments, ShapeError, State, StateError, TreeError
 from adafactor_core._state import NO_MOMENTS
@@ -92,32 +93,72 @@ def as_given(made: State, given: State) -> State:
 
 
 def check_mesh(path: str, x: Any, g: Any, moments: Any) -> None:
-    """Raises ShapeError or StateError where a trace shows that these lie on different meshes."""
+    """Raises ShapeError or StateError where types show that these cannot meet, or would be moved
+    from mesh to mesh. JAX's own errors name neither the tensor nor the remedy."""
     ours = _place(x)
-    for a in moments if isinstance(moments, Moments) else ():
+    if ours is None:
+        return
+    for name, a in moments._asdict().items() if isinstance(moments, Moments) else ():
         theirs = _place(a)
-        if ours and theirs and ours.mesh.axis_sizes != theirs.mesh.axis_sizes:
+        if theirs is None:
+            continue
+        if _apart(ours.mesh, theirs.mesh) or _moved(ours.mesh, theirs.mesh):
             raise StateError(
                 f"the state of tensor {path!r} lies on the mesh {_words(theirs.mesh)}, the tensor "
-                f"on {_words(ours.mesh)}. Move it: jax.device_put(state, state_sharding(shardings, "
-                f"params, ...))."
+                f"on {_words(ours.mesh)}. {MOVE_STATE}"
+            )
+        if a.ndim == x.ndim and _crossed(ours.spec, theirs.spec):
+            raise StateError(
+                f"the state of tensor {path!r} has {name} with the sharding {theirs.spec}, the "
+                f"tensor itself has {ours.spec}. {MOVE_STATE}"
             )
     theirs = _place(g)
-    if ours and theirs and jax.typeof(x).ndim == jax.typeof(g).ndim and ours.spec != theirs.spec:
+    if theirs is None or jax.typeof(x).ndim != jax.typeof(g).ndim:  # the core tells of shapes
+        return
+    if _apart(ours.mesh, theirs.mesh):
+        raise ShapeError(
+            f"the gradient of tensor {path!r} lies on the mesh {_words(theirs.mesh)}, the tensor "
+            f"itself on {_words(ours.mesh)}. Move it: jax.device_put(grads, shardings), where "
+            f"shardings are those of params."
+        )
+    if ours.spec != theirs.spec:
         raise ShapeError(
             f"the gradient of tensor {path!r} has the sharding {theirs.spec}, the tensor itself "
             f"{ours.spec}. Use jax.sharding.reshard(grads, ...) to give it that of the tensor."
         )
 
 
+MOVE_STATE = "Move it: jax.device_put(state, state_sharding(shardings, params, ...))."
+
+
 def _place(x: Any) -> Any:
-    """The sharding in the type of an array on several devices, None elsewhere."""
+    """The sharding in the type of an array, None where the type knows no mesh."""
     at = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
-    return at if at is not None and at.mesh.size > 1 else None
+    return None if at is None or at.mesh.empty else at
+
+
+def _apart(a: Any, b: Any) -> bool:
+    """Whether JAX refuses an operation on arrays of these two meshes."""
+    return bool(a != b and any(k != AxisType.Auto for k in (*a.axis_types, *b.axis_types)))
+
+
+def _moved(a: Any, b: Any) -> bool:
+    """Whether it would move one of them over at every step."""
+    return bool(a.axis_sizes != b.axis_sizes and a.size * b.size > 1)
+
+
+def _crossed(a: Any, b: Any) -> bool:
+    """Whether JAX refuses to add arrays that are cut like this; one may be cut less."""
+    both = [n or m for n, m in zip(a, b, strict=True)]
+    used = [name for n in both if n for name in (n if isinstance(n, tuple) else (n,))]
+    return len(set(used)) < len(used) or any(
+        m not in (None, n) for m, n in zip(b, both, strict=True)
+    )
 
 
 def _words(mesh: Any) -> str:
-    return f"({', '.join(f'{name}={size}' for name, size in mesh.shape.items())})"
+    axes = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+    return f"({', '.join(f'{name}={size} {kind.name}' for name, size, kind in axes)})"
 
 
 def _is_variable(x: Any) -> bool:
