@@ -246,6 +246,24 @@ def axes_that_cannot_meet(mode: str, options: str) -> None:
     refused(af.StateError, "'w' has momentum with the sharding.*Move it", step, x, state)
 
 
+@check
+def int8_without_jit(mode: str, options: str) -> None:
+    """Its blocks of 128, whether they fill the last axis or not; refused where devices cut them."""
+    tx = adafactor(0.1, beta1=0.9, momentum_dtype="int8")
+    at = NamedSharding(mesh(mode), P("x", "y"))
+    w = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float32)
+    x = {"whole": w, "rest": w[:, :200]}
+    apart = jax.device_put(x, at)
+    got, want = (apart, tx.init(apart)), (x, tx.init(x))
+    for _ in range(2):
+        got = tx.update(apart, got[1], apart)
+        want = jax.jit(tx.update)(x, want[1], x)
+    assert error(got[0], want[0]) <= 1e-6
+    one = {"w": jax.device_put(w, NamedSharding(at.mesh, P(None, ("x", "y"))))}
+    with pytest.raises(af.ShapeError, match=r"'w' of shape .8, 256. .*bfloat16"):
+        jax.jit(tx.update).lower(one, tx.init(one), one)
+
+
 def refused(error: Any, words: str, step: Any, x: Any, state: Any, g: Any = None) -> None:
     state = state._replace(moments={"w": state.moments["w"]})
     with pytest.raises(error, match=words):
@@ -265,6 +283,7 @@ def cases() -> list[tuple[str, ...]]:
     found += [("wrong_mesh", mode, "plain") for mode in ("auto", "explicit")]
     found.append(("gradient_placed_otherwise", "explicit", "plain"))
     found.append(("axes_that_cannot_meet", "explicit", "all"))
+    found.append(("int8_without_jit", "explicit", "plain"))
     return [*found, *((name, "auto", "plain") for name in ("specs_alone", "committed_device"))]
 
 

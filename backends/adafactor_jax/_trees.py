@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType
 
 from adafactor_core import Moments, ShapeError, State, StateError, TreeError
+from adafactor_core._rounding import BLOCK, dequantised
 from adafactor_core._state import NO_MOMENTS
 
 Tree = Any
@@ -107,11 +108,15 @@ def check_mesh(path: str, x: Any, g: Any, moments: Any) -> None:
                 f"the state of tensor {path!r} lies on the mesh {_words(theirs.mesh)}, the tensor "
                 f"on {_words(ours.mesh)}. {MOVE_STATE}"
             )
-        if a.ndim == x.ndim and _crossed(ours.spec, theirs.spec):
+        # The scales of int8 momentum may be cut by fewer axes than what they scale.
+        scales = name == "momentum_scale"
+        if a.ndim == x.ndim and not scales and _crossed(ours.spec, theirs.spec):
             raise StateError(
                 f"the state of tensor {path!r} has {name} with the sharding {theirs.spec}, the "
                 f"tensor itself has {ours.spec}. {MOVE_STATE}"
             )
+        if scales:
+            _check_blocks(path, x, moments)
     theirs = _place(g)
     if theirs is None or jax.typeof(x).ndim != jax.typeof(g).ndim:  # the core tells of shapes
         return
@@ -126,6 +131,25 @@ def check_mesh(path: str, x: Any, g: Any, moments: Any) -> None:
             f"the gradient of tensor {path!r} has the sharding {theirs.spec}, the tensor itself "
             f"{ours.spec}. Use jax.sharding.reshard(grads, ...) to give it that of the tensor."
         )
+
+
+def _check_blocks(path: str, x: Any, moments: Moments) -> None:
+    """Raises ShapeError where axes of type Explicit cut int8 momentum within its blocks."""
+
+    def blocked(q: Any, scale: Any) -> Any:
+        return dequantised(jnp, q.astype(scale.dtype), scale)
+
+    try:
+        # Asked, because which reshapes keep types that JAX can name is its own to know.
+        jax.eval_shape(blocked, moments.momentum, moments.momentum_scale)
+    except Exception as error:
+        if type(error).__name__ == "ShardingTypeError":  # private in JAX; the core tells of others
+            raise ShapeError(
+                f"tensor {path!r} of shape {tuple(x.shape)} has the sharding {_place(x).spec}, "
+                f"which cuts its last axis within the blocks of {BLOCK} that share a scale under "
+                f"momentum_dtype='int8'. Use momentum_dtype='bfloat16' in a rule for it, cut it "
+                f"into multiples of {BLOCK}, or use a mesh with axes of type Auto."
+            ) from error
 
 
 MOVE_STATE = "Move it: jax.device_put(state, state_sharding(shardings, params, ...))."
