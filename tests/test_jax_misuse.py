@@ -16,6 +16,7 @@ try:
     import jax
     import jax.numpy as jnp
     import optax
+    from jax.experimental import checkify
     from jax.sharding import AxisType, NamedSharding
     from jax.sharding import PartitionSpec as P
 
@@ -93,6 +94,16 @@ def test_the_derivative_by_a_parameter_of_zeros_is_a_number():
     tx, g = adafactor(0.1), {"b": jnp.ones(6)}
     by = jax.grad(lambda x: tx.update(g, tx.init(x), x)[0]["b"].sum())({"b": jnp.zeros(6)})
     assert not np.asarray(by["b"]).any()
+
+
+@pytest.mark.parametrize("size", [0.1, 0.0])
+def test_checkers_of_floats_find_nothing(size):
+    """Neither NaN made in passing, nor a division by the norm of gradients that are all 0."""
+    x = {"w": jnp.asarray(normal((4, 3)), np.float32), "b": jnp.ones(3)}
+    tx = adafactor(0.1, telemetry=True, max_grad_norm=1.0, nonfinite="skip_step")
+    update = jax.jit(checkify.checkify(tx.update, errors=checkify.float_checks))
+    error, _ = update(jax.tree.map(lambda a: a * size, x), tx.init(x), x)
+    error.throw()
 
 
 def test_rules_and_tree_map_params():
