@@ -14,7 +14,6 @@ from ._errors import ConfigError, NonFiniteError
 from ._numerics import (
     LARGEST,
     Array,
-    at_most,
     choose,
     device,
     dtype_name,
@@ -107,13 +106,10 @@ def clip_globally(whole: Whole, squares: Any) -> None:
     before = 1.0 if whole.unscale is None else whole.unscale
     # A norm that overflowed would otherwise make every gradient 0, in silence.
     norm = exposed(square_root(squares) * (1.0 / whole.unit) * before)
-    # NaN has to come through, as it does when gradients are clipped.
-    clip = _ratio(most, norm) if isinstance(norm, float) else at_most(most / norm, 1.0)
-    whole.gain = clip * before
-
-
-def _ratio(most: float, norm: float) -> float:
-    return most / norm if norm > most or math.isnan(norm) else 1.0
+    # Not min(most/norm, 1), which divides by 0 where all gradients are 0; nor most/max(norm, most):
+    # a `most` beyond float32 makes that NaN. NaN has to come through, as it does when clipped.
+    ratio = most / choose(norm == 0.0, 1.0, norm)
+    whole.gain = choose(norm <= most, 1.0, ratio) * before
 
 
 def decide(whole: Whole, odd: Any, works: Sequence[Work]) -> None:

@@ -59,9 +59,8 @@ def metrics_of(w: Work) -> Metrics:
     """From the sums of a step that has been applied."""
     xp, plan, sums = w.xp, w.layout, w.partials
     x2 = sums["x2"].value * (1.0 / plan.count(plan.scale_axes))
-    u2 = x2 * math.nan  # a tensor that was skipped without forming U
-    if "u2" in sums:
-        u2 = sums["u2"].value * (1.0 / plan.count(plan.clip_axes))
+    # NaN for a tensor that was skipped without forming U; only then, or NaN checkers report it.
+    u2 = sums["u2"].value * (1.0 / plan.count(plan.clip_axes)) if "u2" in sums else x2 * math.nan
     norm = square_root(xp.reshape(sums["g2"].value, ())) * (1.0 / w.unit)
     unscale = w.here(w.whole.unscale)
     norm = norm if unscale is None else norm * unscale

@@ -211,14 +211,23 @@ def part(x: Array, index: tuple[slice, ...]) -> Array:
     """x[index], for slices of step 1.
 
     torch's own indexing asks for the driver of the device, and so fails for the fake tensors that
-    prove a step free of host syncs; `narrow` does not.
+    prove a step free of host syncs; `narrow` does not. JAX's is a gather outside of jit, which
+    fails on an axis that is cut and of type Explicit.
     """
-    if not compat.is_torch_array(x):
+    if not (compat.is_torch_array(x) or compat.is_jax_array(x)):
         return x[index]
     for axis, i in enumerate(index):
         if i.start is not None:
-            x = x.narrow(axis, i.start, i.stop - i.start)
+            x = _narrow(x, axis, i.start, i.stop)
     return x
+
+
+def _narrow(x: Array, axis: int, start: int, stop: int) -> Array:
+    if compat.is_torch_array(x):
+        return x.narrow(axis, start, stop - start)
+    from jax import lax  # it is there: `x` is one of its arrays
+
+    return lax.slice_in_dim(x, start, stop, axis=axis)
 
 
 def assign(out: Array, index: tuple[slice, ...], value: Array) -> None:

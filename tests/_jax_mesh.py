@@ -213,7 +213,7 @@ def wrong_mesh(mode: str, options: str) -> None:
     init, step = make_step(**OPTIONS[options])
     state = init(placed(mesh(mode)))
     other = {"w": jax.device_put(tree()["w"], NamedSharding(mesh(mode, (2, 4)), SPECS["w"]))}
-    refused(af.StateError, "'w' lies on the mesh .x=4, y=2.*state_sharding", step, other, state)
+    refused(af.StateError, "'w' lies on the mesh .x=4 .*, y=2 .*state_sharding", step, other, state)
 
 
 @check
@@ -222,6 +222,46 @@ def gradient_placed_otherwise(mode: str, options: str) -> None:
     g = {"w": jax.device_put(x["w"], NamedSharding(mesh(mode), P("y", "x")))}
     init, step = make_step(**OPTIONS[options])
     refused(af.ShapeError, "gradient of tensor 'w' has the sharding.*reshard", step, x, init(x), g)
+
+
+@check
+def axes_that_cannot_meet(mode: str, options: str) -> None:
+    """Errors of ours, where JAX's name no tensor: other names, types or sizes, a crossed state."""
+    init, step = make_step(**OPTIONS[options])
+    x = {"w": placed(mesh(mode))["w"]}
+    state, w = init(x), tree()["w"]
+    kinds = (AxisType.Explicit,) * 2
+    others = {
+        "a=4 Explicit, b=2 Explicit": jax.make_mesh((4, 2), ("a", "b"), axis_types=kinds),
+        "x=4 Explicit, y=2 Auto": mesh("mixed"),
+        "x=2 Explicit, y=4 Explicit": mesh("explicit", (2, 4)),
+        "x=1 Explicit, y=1 Explicit": mesh("explicit", (1, 1)),
+    }
+    for words, there in others.items():
+        g = {"w": jax.device_put(w, NamedSharding(there, P(*there.axis_names)))}
+        refused(af.ShapeError, f"gradient of tensor 'w' lies on .*{words}.*Move", step, x, state, g)
+        refused(af.StateError, f"state of tensor 'w' lies on .*{words}.*Move", step, x, init(g), x)
+    crossed = jax.device_put(state.moments["w"].momentum, NamedSharding(mesh(mode), P(None, "x")))
+    state.moments["w"] = state.moments["w"]._replace(momentum=crossed)
+    refused(af.StateError, "'w' has momentum with the sharding.*Move it", step, x, state)
+
+
+@check
+def int8_without_jit(mode: str, options: str) -> None:
+    """Its blocks of 128, whether they fill the last axis or not; refused where devices cut them."""
+    tx = adafactor(0.1, beta1=0.9, momentum_dtype="int8")
+    at = NamedSharding(mesh(mode), P("x", "y"))
+    w = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float32)
+    x = {"whole": w, "rest": w[:, :200]}
+    apart = jax.device_put(x, at)
+    got, want = (apart, tx.init(apart)), (x, tx.init(x))
+    for _ in range(2):
+        got = tx.update(apart, got[1], apart)
+        want = jax.jit(tx.update)(x, want[1], x)
+    assert error(got[0], want[0]) <= 1e-6
+    one = {"w": jax.device_put(w, NamedSharding(at.mesh, P(None, ("x", "y"))))}
+    with pytest.raises(af.ShapeError, match=r"'w' of shape .8, 256. .*bfloat16"):
+        jax.jit(tx.update).lower(one, tx.init(one), one)
 
 
 def refused(error: Any, words: str, step: Any, x: Any, state: Any, g: Any = None) -> None:
@@ -242,6 +282,8 @@ def cases() -> list[tuple[str, ...]]:
     found += [(name, mode, "all") for name in few for mode in ("auto", "explicit")]
     found += [("wrong_mesh", mode, "plain") for mode in ("auto", "explicit")]
     found.append(("gradient_placed_otherwise", "explicit", "plain"))
+    found.append(("axes_that_cannot_meet", "explicit", "all"))
+    found.append(("int8_without_jit", "explicit", "plain"))
     return [*found, *((name, "auto", "plain") for name in ("specs_alone", "committed_device"))]
 
 

@@ -14,8 +14,10 @@ from _run import normal
 
 try:
     import jax
+    import jax.export
     import jax.numpy as jnp
     import optax
+    from jax.experimental import checkify
     from jax.sharding import AxisType, NamedSharding
     from jax.sharding import PartitionSpec as P
 
@@ -95,6 +97,16 @@ def test_the_derivative_by_a_parameter_of_zeros_is_a_number():
     assert not np.asarray(by["b"]).any()
 
 
+@pytest.mark.parametrize("size", [0.1, 0.0])
+def test_checkers_of_floats_find_nothing(size):
+    """Neither NaN made in passing, nor a division by the norm of gradients that are all 0."""
+    x = {"w": jnp.asarray(normal((4, 3)), np.float32), "b": jnp.ones(3)}
+    tx = adafactor(0.1, telemetry=True, max_grad_norm=1.0, nonfinite="skip_step")
+    update = jax.jit(checkify.checkify(tx.update, errors=checkify.float_checks))
+    error, _ = update(jax.tree.map(lambda a: a * size, x), tx.init(x), x)
+    error.throw()
+
+
 def test_rules_and_tree_map_params():
     tx = adafactor(1e-2, rules=[("b", {"lr": 0.1})])
     state = tx.init({"w": jnp.ones((4, 4)), "b": jnp.ones(4)})
@@ -112,6 +124,25 @@ def test_rules_name_nnx_variables_before_and_after_the_first_step():
         optimizer.update(layer, nnx.grad(lambda m: m(jnp.ones((2, 3))).sum())(layer))
     assert (np.asarray(layer.kernel[...]) == kernel).all()
     assert np.asarray(layer.bias[...]).all()
+
+
+def test_limits_that_the_docs_name():
+    """Each is told by an error, or by NaN, and would have to leave docs/jax.md if it went."""
+    x = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    tx = adafactor(0.1)
+    state = tx.init(x)
+    slope = jax.jit(jax.grad(lambda g: tx.update(g, state, x)[0]["w"].sum()))
+    by = slope(jax.tree.map(jnp.zeros_like, x))
+    assert np.isnan(by["w"]).all()
+    groups = {"a": adafactor(0.1, rules=[("b", {"lr": 0.2})]), "b": optax.sgd(0.1)}
+    with pytest.raises(af.ConfigError, match="'b' matches no tensor"):
+        optax.partition(groups, {"w": "a", "b": "b"}).init(x)
+    optax.inject_hyperparams(adafactor, static_args=("scan", "beta1"))(lr=0.1, beta1=0.9)
+    with pytest.raises(ValueError, match="static_args"):
+        optax.inject_hyperparams(adafactor, static_args="eps1")(lr=0.1, eps1=1e-3)
+    shape = jax.export.symbolic_shape("m, n")
+    with pytest.raises(Exception, match="Symbolic dimension comparison"):
+        jax.eval_shape(tx.init, jax.ShapeDtypeStruct(shape, np.float32))
 
 
 def test_a_parameter_named_like_a_slot_and_empty():

@@ -83,6 +83,68 @@ def test_nnx(jax, lib):
     assert int(optimizer.opt_state.step[...]) == STEPS
 
 
+def wrapped(name, tx):
+    optax = needed("optax")
+    if name == "MultiSteps":
+        return optax.MultiSteps(tx, 2).gradient_transformation()
+    return optax.apply_if_finite(tx, 3) if name == "apply_if_finite" else tx
+
+
+class Training:
+    """A layer with its nnx.Optimizer, as a script builds both anew for every run."""
+
+    def __init__(self, jax, lib, name):
+        nnx = needed("flax.nnx")
+        tx = lib.adafactor(1e-2, beta1=0.9, telemetry=True, nonfinite="skip_tensor")
+        self.model = nnx.Linear(4, 2, rngs=nnx.Rngs(0))
+        self.optimizer = nnx.Optimizer(self.model, wrapped(name, tx), wrt=nnx.Param)
+        self.traces, x = 0, data(jax)
+
+        def step(model, optimizer):
+            self.traces += 1
+            loss, g = nnx.value_and_grad(lambda m: (m(x) ** 2).mean())(model)
+            optimizer.update(model, g)
+            return loss
+
+        self._step = nnx.jit(step)
+
+    def run(self, n):
+        return [float(self._step(self.model, self.optimizer)) for _ in range(n)]
+
+    def arrays(self):
+        nnx = needed("flax.nnx")
+        return nnx.state(self.model), nnx.state(self.optimizer)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["bare", "MultiSteps", "apply_if_finite"])
+def test_nnx_under_wrappers_that_branch(jax, lib, name):
+    """A lax.cond in them refuses an update that changes the containers of the state."""
+    training = Training(jax, lib, name)
+    losses = training.run(6)
+    falls(losses[1::2])
+    assert training.traces == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["bare", "MultiSteps", "apply_if_finite"])
+def test_nnx_goes_on_from_a_checkpoint(jax, lib, name, tmp_path):
+    checkpoints, nnx = needed("orbax.checkpoint").StandardCheckpointer(), needed("flax.nnx")
+    first, second = (Training(jax, lib, name) for _ in range(2))
+    first.run(3)
+    checkpoints.save(tmp_path / "3", first.arrays())
+    checkpoints.wait_until_finished()
+    first.run(3)
+    model, optimizer = checkpoints.restore(tmp_path / "3", second.arrays())
+    nnx.update(second.model, model)
+    nnx.update(second.optimizer, optimizer)
+    second.run(3)
+    checkpoints.close()
+    assert jax.tree.structure(second.arrays()) == jax.tree.structure(first.arrays())
+    for a, b in zip(*(jax.tree.leaves(run.arrays()) for run in (first, second)), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_linen(jax, lib):
     linen, training = needed("flax.linen"), needed("flax.training.train_state")
