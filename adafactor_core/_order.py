@@ -69,7 +69,7 @@ def run(groups: Sequence[Group], reduce: Reduce | None) -> Any:
     return odd
 
 
-_LATE = ("x2", "u2", "odd")  # what the second reduction adds up
+_LATE = ("u2", "odd")  # what the second reduction adds up
 
 
 def _reduce(works: Sequence[Work], reduce: Reduce | None, first: bool) -> None:

@@ -70,8 +70,7 @@ class ArrayPasses:
     def observe(self, works: Sequence[Work]) -> None:
         for w in works:
             with quiet(w.xp) if w.whole.guarded else nullcontext():
-                if w.whole.guarded and w.whole.normed:  # the norm leaves out what X forbids
-                    sweeps.observe_param(w, self._blocks(w, "observe_param"))
+                sweeps.observe_param(w, self._blocks(w, "observe_param"))
                 sweeps.observe(w, self._blocks(w, "observe"))
                 if w.layout.factored:
                     sweeps.observe_mean(w)
@@ -87,9 +86,6 @@ class ArrayPasses:
     def measure(self, works: Sequence[Work]) -> None:
         for w in works:
             with quiet(w.xp) if w.whole.guarded else nullcontext():
-                if "x2" not in w.partials:
-                    # As late as can be: fewer sums at a time for what merges all-reduces.
-                    sweeps.observe_param(w, self._blocks(w, "observe_param"))
                 if w.measures and not w.measured:
                     sweeps.measure(w, self._blocks(w, "measure"))
                 if w.whole.guarded:

@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 from adafactor_core import ArrayPasses, ConfigError, Passes, Work
 from adafactor_core._numerics import dtype_name
 from adafactor_core._streaming import Blocks, block_limit, blocks
+from adafactor_core._sweeps import observe_param
 
 from ._calls import CalledPasses
 from ._scan import OneByOne, Scan, barrier
@@ -47,17 +48,18 @@ class XlaPasses(ArrayPasses):
     def advance(self, works: Sequence[Work]) -> None:
         super().advance(works)
         self._part_ways(works)
+        for w in works:
+            if not (_on_one_device(w) or w.whole.normed):
+                # Again, and XLA drops the first: with the sums of observe there would be three of
+                # each matrix at a time, and XLA for TPUs merges at most 256 into one all-reduce.
+                observe_param(w, None)
 
     def scale(self, works: Sequence[Work]) -> None:
         super().scale(works)
         self._part_ways(works)
 
     def _part_ways(self, works: Sequence[Work]) -> None:
-        """Or two passes would have G*q, or a widened tensor, in common, and XLA store it.
-
-        On a mesh: or the sum of X*X would be merged with those of observe, which XLA for TPUs
-        makes two all-reduces of when they are more than 256.
-        """
+        """Or two passes would have G*q, or a widened tensor, in common, and XLA store it."""
         for w in works:
             if self._large(w) is not None or not _on_one_device(w):
                 w.param, w.grad, w.q = barrier((w.param, w.grad, w.q))
