@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-from jax.experimental.xla_metadata import set_xla_metadata
+from jax.experimental import xla_metadata
 
 from adafactor_core import ArrayPasses, Passes, Work
 from adafactor_core._order import run
 from adafactor_core._work import Partial
+
+set_xla_metadata: Any = xla_metadata.set_xla_metadata  # untyped in JAX
 
 
 class CalledPasses(ArrayPasses):

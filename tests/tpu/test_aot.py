@@ -102,10 +102,10 @@ def test_1_10_and_100_tensors_take_as_many_all_reduces(topology, layout):
     assert numbers == [3 if layout == "blocks" else 2] * 3
 
 
-@pytest.mark.parametrize("merge, count", [({}, 4), (MERGE_ALL, 2)], ids=["default", "merge all"])
-def test_by_default_xla_merges_256_sums_at_a_time(merge, count):
+@pytest.mark.parametrize(("options", "count"), [({}, 4), (MERGE_ALL, 2)], ids=["default", "all"])
+def test_by_default_xla_merges_256_sums_at_a_time(options, count):
     """150 matrices have two sums each after observe, and two after measure."""
-    assert all_reduces("v5e:2x2", "rows", 150, compiler_options=merge) == count
+    assert all_reduces("v5e:2x2", "rows", 150, compiler_options=options) == count
 
 
 @pytest.mark.parametrize("layout", ["rows", "columns", "blocks"])
