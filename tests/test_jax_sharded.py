@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.backends("jax")
 NAMES = (
     "placement_after_init", "trajectory", "collectives", "one_compilation", "other_mesh",
-    "specs_alone", "committed_device", "wrong_mesh", "gradient_placed_otherwise",
+    "specs_alone", "committed_device", "wrong_mesh", "gradient_placed_otherwise", "int8_in_a_scan",
 )  # fmt: skip
 
 

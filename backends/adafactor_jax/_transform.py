@@ -13,7 +13,7 @@ import adafactor_core as af
 from ._options import config, direction
 from ._passes import passes
 from ._sharding import fresh
-from ._trees import Named, Tree, check_mesh, named, unnamed
+from ._trees import Named, Tree, check_mesh, named, put_back, unnamed
 
 
 class Transformation(NamedTuple):
@@ -113,7 +113,7 @@ def make_step(
         new, after = af.step(
             tree.leaves, flat, flat_state, chosen, grad_scale=grad_scale, passes=how
         )
-        return tree.tree(new), tree.state(after)
+        return tree.tree(new), tree.state(put_back(after, flat_state))
 
     return Step(_init(chosen), jax.jit(step, donate_argnums=(0, 2)))
 
@@ -164,7 +164,7 @@ def _transformation(options: af.Config, scan: bool | None, rounds: bool = True) 
         moved = {
             path: d.astype(_wider(tree.leaves[path], grads[path])) for path, d in moved.items()
         }
-        return tree.tree(moved), tree.state(after)
+        return tree.tree(moved), tree.state(put_back(after, flat_state))
 
     return Transformation(_init(options, rounds), update)
 

@@ -83,6 +83,20 @@ def check_mesh(path: str, x: Any, g: Any, moments: Any) -> None:
         )
 
 
+def put_back(new: State, old: State) -> State:
+    """Every slot as it was cut before, where types say how: a step in a scan has to keep them.
+
+    XLA would cut the scales of int8 momentum as the entries are, also where `init` left them whole.
+    """
+
+    def put(a: Any, was: Any) -> Any:
+        ours, theirs = _place(a), _place(was)
+        same = not ours or not theirs or ours.spec == theirs.spec
+        return a if same else jax.sharding.reshard(a, theirs)
+
+    return new._replace(moments=jax.tree.map(put, new.moments, old.moments))
+
+
 def _place(x: Any) -> Any:
     """The sharding in the type of an array on several devices, None elsewhere."""
     at = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
