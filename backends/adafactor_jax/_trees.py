@@ -13,6 +13,7 @@ from adafactor_core import Moments, ShapeError, State, StateError, TreeError
 from adafactor_core._state import NO_MOMENTS
 
 Tree = Any
+reshard: Any = jax.sharding.reshard  # untyped in JAX
 
 
 class Named(NamedTuple):
@@ -92,7 +93,7 @@ def put_back(new: State, old: State) -> State:
     def put(a: Any, was: Any) -> Any:
         ours, theirs = _place(a), _place(was)
         same = not ours or not theirs or ours.spec == theirs.spec
-        return a if same else jax.sharding.reshard(a, theirs)
+        return a if same else reshard(a, theirs)
 
     return new._replace(moments=jax.tree.map(put, new.moments, old.moments))
 
