@@ -13,7 +13,6 @@ from adafactor_core import Moments, ShapeError, State, StateError, TreeError
 from adafactor_core._state import NO_MOMENTS
 
 Tree = Any
-reshard: Any = jax.sharding.reshard  # untyped in JAX
 
 
 class Named(NamedTuple):
@@ -92,8 +91,10 @@ def put_back(new: State, old: State) -> State:
 
     def put(a: Any, was: Any) -> Any:
         ours, theirs = _place(a), _place(was)
-        same = not ours or not theirs or ours.spec == theirs.spec
-        return a if same else reshard(a, theirs)
+        if not ours or not theirs or ours.spec == theirs.spec:
+            return a
+        reshard: Any = jax.sharding.reshard  # untyped in JAX
+        return reshard(a, theirs)
 
     return new._replace(moments=jax.tree.map(put, new.moments, old.moments))
 
