@@ -72,6 +72,14 @@ def conformance(session: nox.Session) -> None:
 
 
 @nox.session
+def conformance_jax(session: nox.Session) -> None:
+    """The kit over adafactor_jax, an hour or two; its result goes to docs/conformance_jax.md."""
+    session.install("-e", ".", "numpy>=2.1", JAX)
+    for words in (["eager", "jit", "scan"], ["jit", "scan", "--scanned"], ["auto", "explicit"]):
+        session.run("python", "tests/jax_kit.py", *words, *(session.posargs or ["--write"]))
+
+
+@nox.session
 def tpu(session: nox.Session) -> None:
     """Compiles the JAX step for TPUs that are not here, and writes docs/tpu.md."""
     session.install("-e", ".", "pytest>=8", "numpy>=2.1", JAX, "libtpu")

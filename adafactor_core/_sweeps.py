@@ -236,7 +236,8 @@ def apply(w: Work, over: Blocks | None) -> None:
         ends = rounded(w, x, d, c, at) if draws or w.emit == "param" else [d]
         values += [*kept, *ends]
         if stays is not False:
-            olds = [wide(xp, a, w.dtype) for a in olds]
+            # Each as wide as what replaces it: a momentum that was rounded at random is float32.
+            olds = [wide(xp, a, b.dtype) for a, b in zip(olds, values[:-1], strict=True)]
             olds.append(x if w.emit == "param" else 0.0)
             values = [choose(stays, a, b) for a, b in zip(olds, values, strict=True)]
         return sums, values

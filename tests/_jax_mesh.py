@@ -190,6 +190,21 @@ def other_mesh(mode: str, options: str) -> None:
 
 
 @check
+def int8_in_a_scan(mode: str, options: str) -> None:
+    """Types say where the state lies, and a scan has to get back what it gave."""
+    at = {"v": NamedSharding(mesh(mode), P("y"))}
+    x = jax.device_put({"v": np.ones(250, np.float32)}, at)  # two scales, whole on every device
+    chosen = {"lr": 0.1, "beta1": 0.9, "momentum_dtype": "int8"}
+    init, step = make_step(**chosen)
+    start = x, init(x)
+    wanted = state_sharding(at, x, **chosen)
+    (x, state), _ = jax.lax.scan(lambda now, _: (step(now[0], x, now[1]), None), start, length=2)
+    lies(state, wanted)
+    tx = adafactor(**chosen)
+    lies(jax.jit(tx.update)(x, state, x)[1], wanted)
+
+
+@check
 def specs_alone(mode: str, options: str) -> None:
     leaf = {"w": jax.ShapeDtypeStruct((16, 12), np.float32)}
     made = state_sharding({"w": P("x")}, leaf, beta1=0.9)
@@ -284,6 +299,7 @@ def cases() -> list[tuple[str, ...]]:
     found.append(("gradient_placed_otherwise", "explicit", "plain"))
     found.append(("axes_that_cannot_meet", "explicit", "all"))
     found.append(("int8_without_jit", "explicit", "plain"))
+    found.append(("int8_in_a_scan", "explicit", "plain"))
     return [*found, *((name, "auto", "plain") for name in ("specs_alone", "committed_device"))]
 
 

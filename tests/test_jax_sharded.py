@@ -11,7 +11,7 @@ pytestmark = pytest.mark.backends("jax")
 NAMES = (
     "placement_after_init", "trajectory", "collectives", "one_compilation", "other_mesh",
     "specs_alone", "committed_device", "wrong_mesh", "gradient_placed_otherwise",
-    "axes_that_cannot_meet", "int8_without_jit",
+    "axes_that_cannot_meet", "int8_without_jit", "int8_in_a_scan",
 )  # fmt: skip
 
 

@@ -156,6 +156,22 @@ def test_no_promotion_of_dtype_or_rank_in_any_option(backend, options):
             assert (after.step.dtype, after.step.shape) == (np.int32, ())
 
 
+@pytest.mark.parametrize("policy", ["skip_tensor", "skip_step"])
+@pytest.mark.parametrize("buffer", ["bfloat16", "float16", "int8"])
+def test_no_promotion_where_a_momentum_may_stay(backend, policy, buffer):
+    """A 16-bit momentum that is rounded at random is float32 beside a float64 tensor."""
+    jax = backend.lib
+    momentum = {"momentum_dtype": buffer, "momentum_rounding": "stochastic"}
+    config = af.Config(beta1=0.9, nonfinite=policy, **momentum)
+    for dtype in backend.dtypes:
+        with jax.enable_x64(dtype == "float64"):
+            leaves = {p: jax.ShapeDtypeStruct(s, backend.dtype(dtype)) for p, s in SHAPES.items()}
+            state = jax.eval_shape(lambda x: af.init(x, config), leaves)
+            new, after = jax.eval_shape(lambda x, s: af.step(x, x, s, config), leaves, state)
+            assert {a.dtype.name for a in new.values()} == {dtype}
+            assert {m.momentum.dtype.name for m in after.moments.values()} == {buffer}
+
+
 def test_float32_results_do_not_depend_on_x64(backend):
     step = backend.jit(lambda x, g, s: af.step(x, g, s, CONFIG))
     plain, _ = steps(backend, 2, step)

@@ -1,6 +1,7 @@
 """What is judged: anything that can follow a case. Built in is the core on a namespace."""
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import adafactor_core as af
@@ -109,16 +110,21 @@ class CoreSubject:
         steps: list[int] = []
         skipped: list[int] = []
         with self.namespace.scope(dtype):
-            params, state = self.start(case, dtype)
-            for grads, scale in case.attempts():
-                params, state = self.step(case)(params, self.arrays(grads, dtype), state, scale)
-                params, state = self.namespace.settle((params, state))
+            for params, state in self.states(case, dtype):
                 after.append(self.numbers(params, dtype))
                 moments.append(self.numbers(state.moments))
                 steps.append(self.count(state.step))
                 skipped.extend([] if state.skipped is None else [self.count(state.skipped)])
                 self._check_moments(state.moments, dtype)
         return Trajectory(after, (), moments, steps, skipped)
+
+    def states(self, case: Case, dtype: str) -> Iterator[tuple[Tree, af.State]]:
+        """Parameters and state after each step."""
+        params, state = self.start(case, dtype)
+        for grads, scale in case.attempts():
+            params, state = self.step(case)(params, self.arrays(grads, dtype), state, scale)
+            params, state = self.namespace.settle((params, state))
+            yield params, state
 
     def count(self, counter: Any) -> int:
         """A counter of the state, which may be an int."""

@@ -13,7 +13,7 @@ import adafactor_core as af
 from ._options import config, direction
 from ._passes import check_scan, passes
 from ._sharding import fresh
-from ._trees import Named, Tree, as_given, check_mesh, named, unnamed
+from ._trees import Named, Tree, as_given, check_mesh, named, put_back, unnamed
 
 
 class Transformation(NamedTuple):
@@ -114,7 +114,7 @@ def make_step(
         new, after = af.step(
             tree.leaves, flat, flat_state, chosen, grad_scale=grad_scale, passes=passes(scan)
         )
-        return tree.tree(new), as_given(tree.state(after), state)
+        return tree.tree(new), as_given(tree.state(put_back(after, flat_state)), state)
 
     return Step(_init(chosen), jax.jit(step, donate_argnums=(0, 2)))
 
@@ -165,7 +165,7 @@ def _transformation(options: af.Config, scan: bool | None, rounds: bool = True) 
         moved = {
             path: d.astype(_wider(tree.leaves[path], grads[path])) for path, d in moved.items()
         }
-        return tree.tree(moved), as_given(tree.state(after), state)
+        return tree.tree(moved), as_given(tree.state(put_back(after, flat_state)), state)
 
     return Transformation(_init(options, rounds), update)
 

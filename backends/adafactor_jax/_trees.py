@@ -155,6 +155,22 @@ def _check_blocks(path: str, x: Any, moments: Moments) -> None:
 MOVE_STATE = "Move it: jax.device_put(state, state_sharding(shardings, params, ...))."
 
 
+def put_back(new: State, old: State) -> State:
+    """Every slot as it was cut before, where types say how: a step in a scan has to keep them.
+
+    XLA would cut the scales of int8 momentum as the entries are, also where `init` left them whole.
+    """
+
+    def put(a: Any, was: Any) -> Any:
+        ours, theirs = _place(a), _place(was)
+        if not ours or not theirs or ours.spec == theirs.spec:
+            return a
+        reshard: Any = jax.sharding.reshard  # untyped in JAX
+        return reshard(a, theirs)
+
+    return new._replace(moments=jax.tree.map(put, new.moments, old.moments))
+
+
 def _place(x: Any) -> Any:
     """The sharding in the type of an array, None where the type knows no mesh."""
     at = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
