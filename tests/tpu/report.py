@@ -108,7 +108,7 @@ def written(found: dict[str, Any]) -> str:
         for r in found["merging"]
     ]
     head = ["topology", "layout", "as it comes", "with the option"]
-    parts.append(f"## All-reduces for 1, 10 and 100 matrices\n\n{table(head, rows)}")
+    parts.append(f"## All-reduces for 1, 10, 100 and 150 matrices\n\n{table(head, rows)}")
     return "\n\n".join(parts)
 
 
