@@ -1,5 +1,8 @@
 """A tensor's step as a call: one function per kind of tensor, the numbers of steps without it."""
 
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -43,11 +46,9 @@ def traced(options, dtype="float32", shapes=SHAPES):
 
 def functions(options, **more):
     """How often the program calls each function; those of jax.numpy are left out."""
-    calls = [e for e in traced(options, **more).jaxpr.eqns if e.params.get("name") == "function"]
-    return sorted(
-        sum(e.params["jaxpr"] is jaxpr for e in calls)
-        for jaxpr in {id(e.params["jaxpr"]): e.params["jaxpr"] for e in calls}.values()
-    )
+    text = traced(options, **more).lower().as_text()
+    names = re.findall(r"call @(function\w*)\(.*inlineable", text)
+    return sorted(Counter(names).values())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -79,6 +80,12 @@ def test_one_function_for_all_tensors_of_a_kind():
     assert functions(OPTIONS["at random"], dtype="bfloat16") == [1] * 5  # and bits of their own
     assert functions({"lr": 0.1, "max_grad_norm": 1.0}) == []  # they wait for each other
     assert functions({"lr": 0.1, "nonfinite": "skip_step"}) == []
+
+
+def test_for_another_platform_nothing_is_kept_in_one_piece():
+    text = traced({"lr": 0.1}).lower(lowering_platforms=("cuda",)).as_text()
+    assert "call @function" in text
+    assert "inlineable" not in text
 
 
 def test_temporaries_are_those_of_one_tensor():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+from jax import lax
 from jax.experimental import xla_metadata
 
 from adafactor_core import ArrayPasses, Passes, Work
@@ -53,9 +54,16 @@ class CalledPasses(ArrayPasses):
         kind = (id(w.options), w.layout, w.draws, w.width, spec, numbers)
         if kind not in self._functions:
             self._functions[kind] = jax.jit(self._function(w, spec, numbers))
-        with set_xla_metadata(inlineable="false"):
-            found = self._functions[kind](*arrays)
-        w.new, w.result, w.fine, sums = found
+        called = self._functions[kind]
+
+        def in_one_piece(*arrays: Any) -> Any:
+            with set_xla_metadata(inlineable="false"):
+                return called(*arrays)
+
+        # For a GPU it would copy: a program may be compiled on a CPU for another device.
+        w.new, w.result, w.fine, sums = lax.platform_dependent(
+            *arrays, cpu=in_one_piece, default=called
+        )
         # Of the names and axes of sums only the former are asked for where nothing is sharded.
         w.partials = {name: Partial(w.path, name, value, ()) for name, value in sums.items()}
 
