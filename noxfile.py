@@ -33,7 +33,7 @@ BACKENDS = {
 }
 
 # Tests with sessions of their own.
-APART = ["--ignore=tests/distributed", "--ignore=tests/tpu"]
+APART = ["--ignore=tests/distributed", "--ignore=tests/tpu", "--ignore=tests/gpu"]
 
 
 @nox.session
@@ -95,6 +95,19 @@ def tpu(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["tests/tpu"]), env=env)
     if not session.posargs:
         session.run("python", "tests/tpu/report.py", env=env)
+
+
+@nox.session
+def gpu_xla(session: nox.Session) -> None:
+    """Compiles the JAX step for a GPU that is not here, and writes docs/gpu_xla.md."""
+    session.install("-e", ".", "numpy>=2.1", JAX, "optax>=0.2.5")
+    version = session.run("python", "-c", "import jax; print(jax.__version__)", silent=True)
+    # The plugin alone: what it depends on is gigabytes that compiling does not need.
+    plugin = [
+        f"{name}=={str(version).strip()}" for name in ("jax-cuda12-plugin", "jax-cuda12-pjrt")
+    ]
+    session.install("--no-deps", *plugin)
+    session.run("python", "tests/gpu/xla.py", "--write", env={"JAX_PLATFORMS": "cpu"})
 
 
 @nox.session
