@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.datasets import load_digits
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "_shared"))
+from adafactor_core.schedules import cosine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "_shared"))
+
 from _plots import GRID, plt, save
 from _record import write_json
 
-from adafactor_core.schedules import cosine
-
+HERE = Path(__file__).parent
 RANK, SEEN = 6, 0.6  # of 64 pixels, and of all entries
 SETTINGS: dict[str, Callable[[int], dict[str, Any]]] = {
     "relative step (defaults)": lambda steps: {},
