@@ -5,12 +5,11 @@ import pytest
 
 import adafactor_core as af
 from _close import close
+from adafactor_cupy import Adafactor
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 if not cupy.is_available():
     pytest.skip("no GPU: cupy.is_available() is False", allow_module_level=True)
-
-from adafactor_cupy import Adafactor
 
 SHAPES = {"w": (513, 1029), "conv": (8, 6, 3, 3), "b": (20,), "s": (), "none": (0, 4)}
 OPTIONS = {

@@ -106,4 +106,7 @@ class CuPy:
         return bool(self._cupy.shares_memory(x, y))
 
     def passes(self) -> Sequence[Passes]:
-        return ()
+        from ._kernels import CuPyKernels
+        from ._passes import KernelPasses
+
+        return (KernelPasses(CuPyKernels(self._cupy)),)

@@ -1,0 +1,158 @@
+// Scale: what U, its average and X are multiplied by (`factors` of adafactor_core._formulas), from
+// the sums of squares of a tensor. A block takes a tensor.
+extern "C" __global__ void __launch_bounds__(256)
+scale(TABLE, const float* x2, const float* u2, float* factors, RATE(step_size), RATE(lr),
+      RATE(weight_decay), Int scaled, Int first, Int decay_by, Int clips, Int averages, float sign,
+      float eps2, float most, float per_threshold) {
+  __shared__ float shared[THREADS];
+  const Int t = blockIdx.x;
+  const Int* n = ints + t * N_INTS;
+  const float per = numbers[t * N_NUMBERS + PER_ENTRY];
+  READ(step_size) READ(lr) READ(weight_decay)
+  float alpha = step_size, clip = 1.0f;
+  if (scaled) {
+    float mean = sum_of_run(x2 + n[N_X2], n[N_X2_COUNT], shared) * per;
+    const float least = 0.25f * eps2 * eps2;
+    if (!first && 4.0f * least > 1e-30f && mean < least) mean = least;
+    float size = sqrtf(mean);
+    if (first) size *= fabsf(1.0f - weight_decay * (decay_by == BY_LR ? lr : 1.0f));
+    size = size < eps2 ? eps2 : size;
+    size = size > most ? most : size;
+    alpha = step_size * size;
+  }
+  if (clips) {
+    const float mean = sum_of_run(u2 + n[N_U2], n[N_U2_COUNT], shared) * per;
+    // The root of infinity as NaN: a clip to 0 would hide it.
+    const float ratio = root(mean, 0.0f) * per_threshold;
+    clip = 1.0f / (ratio < 1.0f ? 1.0f : ratio);
+  }
+  const float by = decay_by == BY_ALPHA ? alpha : decay_by == BY_LR ? lr : 1.0f;
+  EACH_THREAD(i) {
+    if (i == 0) {
+      float* f = factors + t * N_FACTORS;
+      f[BEFORE] = averages == 0 ? -sign * alpha * clip : averages == 1 ? sign * alpha * clip : sign * clip;
+      f[AFTER] = averages == 2 ? -alpha : averages == 1 ? -1.0f : 1.0f;
+      f[LESS] = weight_decay * by;
+    }
+  }
+}
+
+// Apply: X <- round(X + D), with the momentum of updates if `averages`; V moves here if `moves`.
+struct Applied {
+  const Int* n;
+  X* x;
+  F32* m;
+  float beta1, then, less;
+  Word key;
+  bool averages, draws;
+
+  // V entries from `e` on, of which `d` is U times its factor.
+  template <int V>
+  __device__ __forceinline__ void put(Int e, float* d) const {
+    float held[V], old[V];
+    F32 kept[V];
+    X now[V];
+    load<V>(x + e, held);
+    if (averages) load<V>(m + e, old);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (averages) {
+        kept[v].bits = old[v] * beta1 + d[v] * (1.0f - beta1);
+        d[v] = kept[v].bits * then;
+      }
+      const float total = held[v] + (d[v] - held[v] * less);
+      if (draws) drawn_to(now[v], total, drawn_at(key, e + v, n[N_LAST]));
+      else narrow(now[v], total);
+    }
+    if (averages) store<V>(m + e, kept);
+    store<V>(x + e, now);
+  }
+};
+
+template <int V>
+__device__ void apply_rows(const Int* item, const Int* n, const G* g, const float* p,
+                           const float* q, float times, Applied to) {
+  const Int a = item[SLICE], j0 = item[J0], j1 = item[J1], length = n[N_LENGTH];
+  EACH_THREAD(i) {
+    const int warp = i / 32, lane = i % 32;
+    float above[WIDE];
+#pragma unroll
+    for (int k = 0; k < WIDE; ++k) {
+      const Int j = j0 + ((k / V) * 32 + lane) * V + k % V;
+      above[k] = j < j1 ? q[n[N_Q] + a * length + j] : 0.0f;
+    }
+    for (Int r = item[R0] + warp; r < item[R1]; r += WARPS) {
+      const Int row = (a * n[N_R] + r) * length;
+      const float thin = p[n[N_P] + a * n[N_R] + r] * times;
+#pragma unroll
+      for (int c = 0; c < WIDE / V; ++c) {
+        const Int j = j0 + (c * 32 + lane) * V;
+        if (j < j1) {
+          float d[V];
+          load<V>(g + row + j, d);
+#pragma unroll
+          for (int v = 0; v < V; ++v) d[v] = (d[v] * above[c * V + v]) * thin;
+          to.put<V>(row + j, d);
+        }
+      }
+    }
+  }
+}
+
+template <int V>
+__device__ void apply_full(const Int* item, const float* num, const G* g, float* full, float b,
+                           float gain, float times, bool moves, Applied to) {
+  EACH_THREAD(i) {
+    for (Int j = item[J0] + i * V; j < item[J1]; j += THREADS * V) {
+      float d[V], old[V];
+      F32 now[V];
+      load<V>(g + j, d);
+      load<V>((const F32*)full + j, old);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const float value = d[v] * gain;
+        now[v].bits = moves ? moved(old[v], value * value + num[EPS_IN], b) : old[v];
+        d[v] = value / root(now[v].bits + num[EPS_AFTER], TINY) * times;
+      }
+      if (moves) store<V>((F32*)full + j, now);
+      to.put<V>(j, d);
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+apply(TABLE, const Int* grads, const float* p, const float* q, const float* means,
+      const float* factors, RATE(b), RATE(gain), RATE(beta1), Int key, Int averages, Int draws,
+      Int moves) {
+  __shared__ float shared[THREADS];
+  ITEM
+  READ(b) READ(gain) READ(beta1)
+  const float* f = factors + t * N_FACTORS;
+  const G* g = (const G*)grads[t];
+  const Int length = n[N_LENGTH], bd = n[N_BD];
+  const Word own = folded(folded(Word(key), Word(n[N_NAME])), 0u);
+  const Applied to = {n, (X*)at[AT_X], (F32*)at[AT_MOMENTUM], beta1, f[AFTER], f[LESS], own,
+                      averages != 0, draws != 0};
+  if (!n[N_FACTORED]) {
+    float* full = (float*)at[AT_FULL];
+#define BODY(V) apply_full<V>(item, num, g, full, b, gain, f[BEFORE], moves, to);
+    WIDEST(n[N_SIZE], at[AT_FULL] | at[AT_MOMENTUM], BODY)
+#undef BODY
+  } else if (bd == 1) {
+    const float times = root_mean(means, n, a, shared) * f[BEFORE];
+#define BODY(V) apply_rows<V>(item, n, g, p, q, times, to);
+    WIDEST(length, at[AT_MOMENTUM], BODY)
+#undef BODY
+  } else {
+    EACH_THREAD(i) {
+      for (Int k = i; k < (r1 - r0) * length; k += THREADS) {
+        const Int r = a * n[N_R] + r0 + k / length, j = k % length;
+        const Int bd_at = j / (n[N_C] * n[N_D]) * n[N_D] + j % n[N_D];
+        const float mean = sqrtf(means[n[N_MEANS] + a * bd + bd_at]);
+        const float thin = p[n[N_P] + r * bd + bd_at] * mean * f[BEFORE];
+        float d[1] = {(widened(g[r * length + j]) * q[n[N_Q] + a * length + j]) * thin};
+        to.put<1>(r * length + j, d);
+      }
+    }
+  }
+}
