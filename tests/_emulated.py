@@ -22,6 +22,7 @@ SHIM = """
 #define __global__
 #define __device__
 #define __forceinline__ inline
+#define __noinline__
 #define __launch_bounds__(...)
 #define __shared__ static
 #define EACH_THREAD(i) for (int i = 0; i < THREADS; ++i)

@@ -44,11 +44,17 @@ struct Applied {
   F32* m;
   float beta1, then, less;
   Word key;
-  bool averages, draws;
+  bool averages, draws, by_rows;
 
-  // V entries from `e` on, of which `d` is U times its factor.
+  // The key of row `r` of the last axis, where the rows that a warp takes are those.
+  __device__ __forceinline__ Word row(Int r) const {
+    return draws && by_rows ? folded(key, Word(r)) : 0u;
+  }
+
+  // V entries from `e` on, which start at `place`; `d` is U times its factor.
   template <int V>
-  __device__ __forceinline__ void put(Int e, float* d) const {
+  __device__ __forceinline__ void put(Int e, float* d, Place place) const {
+    if (V == 1 && draws && !by_rows) place = placed(key, e, n[N_LAST]);
     float held[V], old[V];
     F32 kept[V];
     X now[V];
@@ -61,7 +67,7 @@ struct Applied {
         d[v] = kept[v].bits * then;
       }
       const float total = held[v] + (d[v] - held[v] * less);
-      if (draws) drawn_to(now[v], total, drawn_at(key, e + v, n[N_LAST]));
+      if (draws) drawn_to(now[v], total, drawn(place.row, place.first + v));
       else narrow(now[v], total);
     }
     if (averages) store<V>(m + e, kept);
@@ -72,27 +78,30 @@ struct Applied {
 template <int V>
 __device__ void apply_rows(const Int* item, const Int* n, const G* g, const float* p,
                            const float* q, float times, Applied to) {
-  const Int a = item[SLICE], j0 = item[J0], j1 = item[J1], length = n[N_LENGTH];
+  const Int a = item[SLICE], j0 = item[J0], length = n[N_LENGTH];
+  const int width = int(item[J1] - j0);
   EACH_THREAD(i) {
     const int warp = i / 32, lane = i % 32;
     float above[WIDE];
+    const float* from = q + n[N_Q] + a * length + j0;
 #pragma unroll
     for (int k = 0; k < WIDE; ++k) {
-      const Int j = j0 + ((k / V) * 32 + lane) * V + k % V;
-      above[k] = j < j1 ? q[n[N_Q] + a * length + j] : 0.0f;
+      const int j = ((k / V) * 32 + lane) * V + k % V;
+      above[k] = j < width ? from[j] : 0.0f;
     }
     for (Int r = item[R0] + warp; r < item[R1]; r += WARPS) {
-      const Int row = (a * n[N_R] + r) * length;
+      const Int row = (a * n[N_R] + r) * length + j0;
       const float thin = p[n[N_P] + a * n[N_R] + r] * times;
+      const Word drawn_row = to.row(a * n[N_R] + r);
 #pragma unroll
       for (int c = 0; c < WIDE / V; ++c) {
-        const Int j = j0 + (c * 32 + lane) * V;
-        if (j < j1) {
+        const int j = (c * 32 + lane) * V;
+        if (j < width) {
           float d[V];
           load<V>(g + row + j, d);
 #pragma unroll
           for (int v = 0; v < V; ++v) d[v] = (d[v] * above[c * V + v]) * thin;
-          to.put<V>(row + j, d);
+          to.put<V>(row + j, d, {drawn_row, Word(j0 + j)});
         }
       }
     }
@@ -115,7 +124,7 @@ __device__ void apply_full(const Int* item, const float* num, const G* g, float*
         d[v] = value / root(now[v].bits + num[EPS_AFTER], TINY) * times;
       }
       if (moves) store<V>((F32*)full + j, now);
-      to.put<V>(j, d);
+      to.put<V>(j, d, {to.row(0), Word(j)});
     }
   }
 }
@@ -125,33 +134,35 @@ apply(TABLE, const Int* grads, const float* p, const float* q, const float* mean
       const float* factors, RATE(b), RATE(gain), RATE(beta1), Int key, Int averages, Int draws,
       Int moves) {
   __shared__ float shared[THREADS];
-  ITEM
+  ITEM;
+  const float* num = numbers + t * N_NUMBERS;
   READ(b) READ(gain) READ(beta1)
   const float* f = factors + t * N_FACTORS;
   const G* g = (const G*)grads[t];
   const Int length = n[N_LENGTH], bd = n[N_BD];
   const Word own = folded(folded(Word(key), Word(n[N_NAME])), 0u);
+  const bool by_rows = n[N_LAST] == (n[N_FACTORED] ? length : n[N_SIZE]) && bd == 1;
   const Applied to = {n, (X*)at[AT_X], (F32*)at[AT_MOMENTUM], beta1, f[AFTER], f[LESS], own,
-                      averages != 0, draws != 0};
+                      averages != 0, draws != 0, by_rows};
   if (!n[N_FACTORED]) {
     float* full = (float*)at[AT_FULL];
 #define BODY(V) apply_full<V>(item, num, g, full, b, gain, f[BEFORE], moves, to);
-    WIDEST(n[N_SIZE], at[AT_FULL] | at[AT_MOMENTUM], BODY)
+    WIDEST(n[N_SIZE], at[AT_FULL] | at[AT_MOMENTUM], by_rows || !draws, BODY)
 #undef BODY
   } else if (bd == 1) {
     const float times = root_mean(means, n, a, shared) * f[BEFORE];
 #define BODY(V) apply_rows<V>(item, n, g, p, q, times, to);
-    WIDEST(length, at[AT_MOMENTUM], BODY)
+    WIDEST(length, at[AT_MOMENTUM], by_rows || !draws, BODY)
 #undef BODY
   } else {
     EACH_THREAD(i) {
-      for (Int k = i; k < (r1 - r0) * length; k += THREADS) {
-        const Int r = a * n[N_R] + r0 + k / length, j = k % length;
+      for (Int k = i; k < (item[R1] - item[R0]) * length; k += THREADS) {
+        const Int r = a * n[N_R] + item[R0] + k / length, j = k % length;
         const Int bd_at = j / (n[N_C] * n[N_D]) * n[N_D] + j % n[N_D];
         const float mean = sqrtf(means[n[N_MEANS] + a * bd + bd_at]);
         const float thin = p[n[N_P] + r * bd + bd_at] * mean * f[BEFORE];
         float d[1] = {(widened(g[r * length + j]) * q[n[N_Q] + a * length + j]) * thin};
-        to.put<1>(r * length + j, d);
+        to.put<1>(r * length + j, d, {0u, 0u});
       }
     }
   }

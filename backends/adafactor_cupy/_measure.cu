@@ -4,12 +4,14 @@ extern "C" __global__ void __launch_bounds__(256)
 advance(TABLE, const float* outer, const float* inner, float* p, float* q, float* means, RATE(b),
         RATE(gain)) {
   __shared__ float shared[THREADS];
-  ITEM
+  ITEM;
+  const float* num = numbers + t * N_NUMBERS;
   READ(b) READ(gain)
+  const Int r0 = item[R0], r1 = item[R1], j1 = item[J1];
   if (item[LANE]) {
     float* state = (float*)at[AT_INNER];
     EACH_THREAD(i) {
-      for (Int j = j0 + i; j < j1; j += THREADS) {
+      for (Int j = item[J0] + i; j < j1; j += THREADS) {
         float sum = 0.0f;
         for (Int k = 0; k < n[N_LANES]; ++k) sum += inner[n[N_INNER] + k * n[N_COLS] + j];
         // Not gain*gain, which may underflow where the mean makes up for it.
@@ -56,22 +58,24 @@ __device__ __forceinline__ float root_mean(const float* means, const Int* n, Int
 template <int V>
 __device__ __forceinline__ void measure_rows(const Int* item, const Int* n, const G* g, const float* p,
                              const float* q, float mean, float (*own)[1]) {
-  const Int a = item[SLICE], j0 = item[J0], j1 = item[J1], length = n[N_LENGTH];
+  const Int a = item[SLICE], j0 = item[J0], length = n[N_LENGTH];
+  const int width = int(item[J1] - j0);
   EACH_THREAD(i) {
     const int warp = i / 32, lane = i % 32;
     float above[WIDE], total = 0.0f;
+    const float* from = q + n[N_Q] + a * length + j0;
 #pragma unroll
     for (int k = 0; k < WIDE; ++k) {
-      const Int j = j0 + ((k / V) * 32 + lane) * V + k % V;
-      above[k] = j < j1 ? q[n[N_Q] + a * length + j] : 0.0f;
+      const int j = ((k / V) * 32 + lane) * V + k % V;
+      above[k] = j < width ? from[j] : 0.0f;
     }
     for (Int r = item[R0] + warp; r < item[R1]; r += WARPS) {
-      const Int row = (a * n[N_R] + r) * length;
+      const Int row = (a * n[N_R] + r) * length + j0;
       const float thin = p[n[N_P] + a * n[N_R] + r] * mean;
 #pragma unroll
       for (int c = 0; c < WIDE / V; ++c) {
-        const Int j = j0 + (c * 32 + lane) * V;
-        if (j < j1) {
+        const int j = (c * 32 + lane) * V;
+        if (j < width) {
           float values[V];
           load<V>(g + row + j, values);
 #pragma unroll
@@ -89,7 +93,7 @@ __device__ __forceinline__ void measure_rows(const Int* item, const Int* n, cons
 extern "C" __global__ void __launch_bounds__(256, 2)
 measure(TABLE, const Int* grads, const float* p, const float* q, const float* means, float* u2) {
   __shared__ float shared[THREADS];
-  ITEM
+  ITEM;
   if (!n[N_FACTORED]) return;
   const G* g = (const G*)grads[t];
   const Int length = n[N_LENGTH], bd = n[N_BD];
@@ -97,13 +101,13 @@ measure(TABLE, const Int* grads, const float* p, const float* q, const float* me
   if (bd == 1) {
     const float mean = root_mean(means, n, a, shared);
 #define BODY(V) measure_rows<V>(item, n, g, p, q, mean, own);
-    WIDEST(length, 0, BODY)
+    WIDEST(length, 0, true, BODY)
 #undef BODY
   } else {
     EACH_THREAD(i) {
       float total = 0.0f;
-      for (Int k = i; k < (r1 - r0) * length; k += THREADS) {
-        const Int r = a * n[N_R] + r0 + k / length, j = k % length;
+      for (Int k = i; k < (item[R1] - item[R0]) * length; k += THREADS) {
+        const Int r = a * n[N_R] + item[R0] + k / length, j = k % length;
         const Int bd_at = j / (n[N_C] * n[N_D]) * n[N_D] + j % n[N_D];
         const float mean = sqrtf(means[n[N_MEANS] + a * bd + bd_at]);
         const float thin = p[n[N_P] + r * bd + bd_at] * mean;

@@ -9,7 +9,7 @@ typedef unsigned int Word;
 #ifndef EACH_THREAD
 // A kernel is a row of phases with a barrier between two of them. Tests run each phase as a loop
 // over threads, so what a thread keeps from one phase to the next is an OWN array.
-#define EACH_THREAD(i) if (const int i = threadIdx.x; true)
+#define EACH_THREAD(i) if (const int i = threadIdx.x; i >= 0)
 #define OWN(type, name, size) type name[1][size]
 #define ME(i) 0
 #define BARRIER __syncthreads();
@@ -86,10 +86,12 @@ __device__ __forceinline__ Word drawn(Word row, Word j) {
   return e * 0x2C1B3C6Du;
 }
 
-// The random bits of entry `at` of a tensor whose last axis has `last` entries.
-__device__ __forceinline__ Word drawn_at(Word key, Int at, Int last) {
-  return last == 1 ? drawn(folded(key, Word(at)), 0u)
-                   : drawn(folded(key, Word(at / last)), Word(at % last));
+// The key of the row of the last axis that entry `at` of a tensor lies in, and its place there.
+// A function of its own: divisions of 64 bits, inlined wherever an entry is stored, are most of the
+// code.
+struct Place { Word row, first; };
+__device__ __noinline__ Place placed(Word key, Int at, Int last) {
+  return {folded(key, Word(at / last)), Word(at % last)};
 }
 
 // V entries in one or two accesses of 16 bytes; the caller vouches for the alignment.

@@ -13,14 +13,12 @@ enum { BEFORE, AFTER, LESS, N_FACTORS };
 enum { BY_ALPHA, BY_LR, BY_NOTHING };
 
 #define TABLE const Int* ints, const Int* addresses, const float* numbers, const Int* items
-#define ITEM                                                                                  \
-  const Int* item = items + Int(blockIdx.x) * N_ITEM;                                         \
-  const Int t = item[TENSOR], a = item[SLICE], r0 = item[R0], r1 = item[R1];                  \
-  const Int j0 = item[J0], j1 = item[J1];                                                     \
-  const Int* n = ints + t * N_INTS;                                                           \
-  const Int* at = addresses + t * N_ADDRESSES;                                                \
-  const float* num = numbers + t * N_NUMBERS;                                                 \
-  (void)a, (void)r0, (void)r1, (void)j0, (void)j1, (void)at, (void)num;
+#define ITEM                                                                     \
+  const Int* item = items + Int(blockIdx.x) * N_ITEM;                            \
+  const Int t = item[TENSOR], a = item[SLICE];                                   \
+  const Int* n = ints + t * N_INTS;                                              \
+  const Int* at = addresses + t * N_ADDRESSES;                                   \
+  (void)a
 // A rate of the step: a number of the host, or where it lies on the device.
 #define RATE(name) float name##_number, const float* name##_address
 #define READ(name) const float name = name##_address ? *name##_address : name##_number;
@@ -30,16 +28,20 @@ typedef G_TYPE G;
 constexpr float TINY = 1.1754943508222875e-38f;
 constexpr int VECTOR = sizeof(X) == 4 && sizeof(G) == 4 ? 4 : 8;
 
-// Runs `body<V>` with the widest accesses that the addresses and the length of a row allow.
-#define WIDEST(length, other, body)                                                          \
-  if ((length) % VECTOR == 0 && aligned(at[AT_X], grads[t], other)) { body(VECTOR) }         \
-  else { body(1) }
+// Runs `body(V)` with the widest accesses that the addresses and the length of a row allow.
+#define WIDEST(length, other, allowed, body)                                                 \
+  if ((allowed) && (length) % VECTOR == 0 && aligned(at[AT_X], grads[t], other)) {           \
+    body(VECTOR)                                                                             \
+  } else {                                                                                   \
+    body(1)                                                                                  \
+  }
 
 // Observe: a tile of a factored tensor with contiguous rows. A warp takes a row at a time.
 template <int V>
 __device__ void observe_rows(const Int* item, const Int* n, const G* g, const X* x, float s,
                              bool scaled, float* outer, float* inner, float* x2, float* shared) {
-  const Int a = item[SLICE], r0 = item[R0], r1 = item[R1], j0 = item[J0], j1 = item[J1];
+  const Int a = item[SLICE], r0 = item[R0], r1 = item[R1], j0 = item[J0];
+  const int width = int(item[J1] - j0);
   OWN(float, columns, WIDE);
   OWN(float, squares, 1);
   EACH_THREAD(i) {
@@ -50,13 +52,13 @@ __device__ void observe_rows(const Int* item, const Int* n, const G* g, const X*
     EACH_THREAD(i) {
       const int warp = i / 32, lane = i % 32;
       for (int k = 0; k < 32; ++k) {
-        const Int r = base + k * WARPS + warp, row = (a * n[N_R] + r) * n[N_LENGTH];
+        const Int r = base + k * WARPS + warp, row = (a * n[N_R] + r) * n[N_LENGTH] + j0;
         if (r >= r1) break;
         float sum = 0.0f, x_sum = 0.0f;
 #pragma unroll
         for (int c = 0; c < WIDE / V; ++c) {
-          const Int j = j0 + (c * 32 + lane) * V;
-          if (j < j1) {
+          const int j = (c * 32 + lane) * V;
+          if (j < width) {
             float values[V], held[V];
             load<V>(g + row + j, values);
             if (scaled) load<V>(x + row + j, held);
@@ -92,7 +94,7 @@ __device__ void observe_rows(const Int* item, const Int* n, const G* g, const X*
   }
   BARRIER
   EACH_THREAD(i) {
-    for (Int j = i; j < j1 - j0; j += THREADS) {
+    for (int j = i; j < width; j += THREADS) {
       float sum = 0.0f;
       for (int warp = 0; warp < WARPS; ++warp) sum += shared[warp * TILE + j];
       inner[n[N_INNER] + item[LANE] * n[N_COLS] + a * n[N_LENGTH] + j0 + j] = sum;
@@ -176,7 +178,8 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 observe(TABLE, const Int* grads, float* outer, float* inner, float* x2, float* u2, RATE(b),
         RATE(gain), Int scaled, Int moves) {
   __shared__ float shared[SHARED];
-  ITEM
+  ITEM;
+  const float* num = numbers + t * N_NUMBERS;
   const G* g = (const G*)grads[t];
   const X* x = (const X*)at[AT_X];
   const float s = num[PRESCALE];
@@ -184,13 +187,13 @@ observe(TABLE, const Int* grads, float* outer, float* inner, float* x2, float* u
   if (!n[N_FACTORED]) {
     float* full = (float*)at[AT_FULL];
 #define BODY(V) observe_full<V>(item, n, num, g, x, full, b, gain, scaled, moves, x2, u2, shared);
-    WIDEST(n[N_SIZE], at[AT_FULL], BODY)
+    WIDEST(n[N_SIZE], at[AT_FULL], true, BODY)
 #undef BODY
   } else if (n[N_BD] > 1) {
     observe_boxes(item, n, g, x, s, scaled, outer, inner, x2, shared);
   } else {
 #define BODY(V) observe_rows<V>(item, n, g, x, s, scaled, outer, inner, x2, shared);
-    WIDEST(n[N_LENGTH], 0, BODY)
+    WIDEST(n[N_LENGTH], 0, true, BODY)
 #undef BODY
   }
 }

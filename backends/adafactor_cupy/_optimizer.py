@@ -138,11 +138,12 @@ class Adafactor(DeviceOptimizer):
     docs/options.md.
 
     `step(grads)` takes CuPy arrays and anything with `__dlpack__` on the tensor's device, such as
-    torch and JAX arrays, without a copy. It queues work and returns: nothing in it waits for a
-    device, whatever the options, except `nonfinite="raise"`, which reads one number. `grad_scale`
-    may be a 0-D CuPy array. Where the gradients' library works on another stream, keep them until
-    the step is done: it may reuse their memory as soon as nobody holds them. Under `nonfinite="skip_step"` the counter in `state` is a 0-D array on
-    the device of the first tensor, else an int.
+    torch and JAX arrays, without a copy. Where their library works on another stream, keep them
+    until the step is done: it may reuse their memory as soon as nobody holds them. A step queues
+    work and returns: nothing in it waits for a device, whatever the options, except
+    `nonfinite="raise"`, which reads one number. `grad_scale` may be a 0-D CuPy array. Under
+    `nonfinite="skip_step"` the counter in `state` is a 0-D array on the device of the first tensor,
+    else an int.
 
     Assigning `state` copies it, also from NumPy arrays. Raises ConfigError, DTypeError,
     ReadOnlyError, ShapeError or TreeError, naming the tensor, and MissingCuPyError without CuPy.
