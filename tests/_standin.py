@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 import array_api_compat.numpy as xnp
 import numpy as np
 
+from adafactor_core._numerics import dtype_called
 from adafactor_cupy._optimizer import DeviceOptimizer
 
 
@@ -163,6 +164,8 @@ class Namespace:
     __name__ = "standin"
 
     def __getattr__(self, name):
+        if name == "bfloat16":
+            return dtype_called(xnp, name, np.empty(0))
         found = getattr(xnp, name)
         if isinstance(found, type) or not callable(found):
             return found
