@@ -39,6 +39,9 @@ SERVED = {
     "adam": {"decay_type": "adam", "decay_rate": 0.99},
     "ascent": {"maximize": True, "beta1": 0.5, "weight_decay": 0.1},
     "capped scale": {"max_parameter_scale": 0.01},
+    "norm": {"max_grad_norm": 0.5},
+    "norm, unclipped": {"max_grad_norm": 0.5, "clip_threshold": None, "beta1": 0.9},
+    "full, norm": {"factored": False, "max_grad_norm": 0.5, "weight_decay": 0.1},
     "little scratch": {"max_scratch_bytes": 4096},
 }  # fmt: skip
 # Lengths that vectors divide and that they do not, one tile and several, one lane and several,
@@ -197,6 +200,22 @@ def test_a_step_is_ten_launches_at_most_and_uploads_pointers_once():
     assert passes.kernels.uploads == uploads + 1
 
 
+def test_the_norm_goes_over_what_kernels_and_array_api_take():
+    """In units of their own: of the large ones alone, float32 squares would overflow."""
+    shapes = {"w": (97, 89), "b": (4104,), "c": (5, 264, 136), "left": (4, 5)}
+    rules = [("left", {"eps1": 1e-3, "eps1_mode": "clamp"}), ("b", {"beta1": 0.9})]
+    config = af.Config(max_grad_norm=3.0, rules=rules)
+    params = {n: drawn(s, np.float32) for n, s in shapes.items()}
+    for scale in (1e-3, 1.0, 2.0**54):
+        grads = {n: drawn(s, np.float32, 1) * np.float32(scale) for n, s in shapes.items()}
+        state = af.init(params, config)
+        passes = (KernelPasses(Emulated()),)
+        got, _ = af.step(params, grads, state, config, passes=passes, grad_scale=4.0)
+        want, _ = af.step(params, grads, state, config, grad_scale=4.0)
+        for name in shapes:
+            close(got[name], want[name], 1e-6, name)
+
+
 class OnDevice(Must):
     """Takes rates and the gain of gradients as arrays, as schedules and loss scalers may give."""
 
@@ -225,7 +244,6 @@ REFUSED = {
     "momentum_on='grad'": {"beta1": 0.9, "momentum_on": "grad"},
     "momentum_dtype='float16'": {"beta1": 0.9, "momentum_dtype": "float16"},
     "telemetry": {"telemetry": True},
-    "max_grad_norm": {"max_grad_norm": 1.0},
     "nonfinite='skip_step'": {"nonfinite": "skip_step"},
     "batch_axes": {"batch_axes": (0,)},
     "several axes on one side": {"factored_dims": ((0, 1), 2)},

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 THREADS = 256  # of a block, as in _numbers.cuh
-NAMES = ("observe", "advance", "measure", "scale", "apply")
+NAMES = ("observe", "squares", "total", "advance", "measure", "scale", "apply")
 # Products are not contracted into sums: a step then has the bits of the same source elsewhere.
 OPTIONS = ("-std=c++17", "-fmad=false")
 

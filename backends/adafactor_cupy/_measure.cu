@@ -54,7 +54,8 @@ __device__ __forceinline__ float root_mean(const float* means, const Int* n, Int
   return sqrtf(sum_of_run(means + n[N_MEANS] + a * n[N_CHUNKS], n[N_CHUNKS], shared));
 }
 
-// Measure: partial sums of U*U. Unfactored tensors have been measured as they were observed.
+// Measure: partial sums of U*U. Unfactored tensors have been measured as they were observed, unless
+// the gain of gradients was still to come: `moves`.
 template <int V>
 __device__ __forceinline__ void measure_rows(const Int* item, const Int* n, const G* g, const float* p,
                              const float* q, float mean, float (*own)[1]) {
@@ -91,11 +92,23 @@ __device__ __forceinline__ void measure_rows(const Int* item, const Int* n, cons
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-measure(TABLE, const Int* grads, const float* p, const float* q, const float* means, float* u2) {
+measure(TABLE, const Int* grads, const float* p, const float* q, const float* means, float* u2,
+        RATE(b), RATE(gain), Int moves) {
   __shared__ float shared[THREADS];
   ITEM;
-  if (!n[N_FACTORED]) return;
   const G* g = (const G*)grads[t];
+  if (!n[N_FACTORED]) {
+    if (!moves) return;
+    READ(b) READ(gain)
+    const float* num = numbers + t * N_NUMBERS;
+    float* full = (float*)at[AT_FULL];
+    const Sums to = {nullptr, u2 + item[SLOT], nullptr};
+#define BODY(V) \
+  observe_full<V>(item, num, g, nullptr, full, b, gain, false, true, false, to, shared);
+    WIDEST(n[N_SIZE], at[AT_FULL], true, BODY)
+#undef BODY
+    return;
+  }
   const Int length = n[N_LENGTH], bd = n[N_BD];
   OWN(float, own, 1);
   if (bd == 1) {

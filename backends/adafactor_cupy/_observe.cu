@@ -7,7 +7,7 @@
 enum { N_R, N_C, N_D, N_BD, N_LENGTH, N_SIZE, N_FACTORED, N_OUTER, N_ROWS, N_INNER, N_COLS, N_TILES,
        N_LANES, N_P, N_Q, N_MEANS, N_CHUNKS, N_LAST, N_NAME, N_X2, N_X2_COUNT, N_U2, N_U2_COUNT, N_INTS };
 enum { AT_X, AT_OUTER, AT_INNER, AT_FULL, AT_MOMENTUM, N_ADDRESSES };
-enum { PRESCALE, PER_OUTER, PER_INNER, PER_R, EPS_IN, EPS_AFTER, PER_ENTRY, N_NUMBERS };
+enum { PRESCALE, PER_OUTER, PER_INNER, PER_R, EPS_IN, EPS_AFTER, PER_ENTRY, UNIT, TO_WHOLE, N_NUMBERS };
 enum { TENSOR, SLICE, R0, R1, J0, J1, LANE, COLUMN_TILE, SLOT, N_ITEM };
 enum { BEFORE, AFTER, LESS, N_FACTORS };
 enum { BY_ALPHA, BY_LR, BY_NOTHING };
@@ -138,23 +138,31 @@ __device__ void observe_boxes(const Int* item, const Int* n, const G* g, const X
   EACH_THREAD(i) { if (i == 0) x2[item[SLOT]] = total; }
 }
 
-// An unfactored tensor: V moves and U is measured at once, if `moves`.
+// An unfactored tensor: V moves and U is measured at once, if `moves`; (unit*G)**2 if `normed`.
+struct Sums { float *x2, *u2, *g2; };  // where they go
 template <int V>
-__device__ void observe_full(const Int* item, const Int* n, const float* num, const G* g,
-                             const X* x, float* full, float b, float gain, bool scaled, bool moves,
-                             float* x2, float* u2, float* shared) {
+__device__ __forceinline__ void observe_full(const Int* item, const float* num, const G* g,
+                                             const X* x, float* full, float b, float gain,
+                                             bool scaled, bool moves, bool normed, Sums to,
+                                             float* shared) {
   OWN(float, squares, 1);
   OWN(float, measured, 1);
+  OWN(float, seen, 1);
   EACH_THREAD(i) {
-    float x_sum = 0.0f, u_sum = 0.0f;
+    float x_sum = 0.0f, u_sum = 0.0f, g_sum = 0.0f;
     for (Int j = item[J0] + i * V; j < item[J1]; j += THREADS * V) {
       float values[V], held[V], old[V];
       F32 now[V];
       if (scaled) load<V>(x + j, held);
-      if (moves) load<V>(g + j, values), load<V>((const F32*)full + j, old);
+      if (moves || normed) load<V>(g + j, values);
+      if (moves) load<V>((const F32*)full + j, old);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         if (scaled) x_sum += held[v] * held[v];
+        if (normed) {
+          const float value = values[v] * num[UNIT];
+          g_sum += value * value;
+        }
         if (moves) {
           const float value = values[v] * gain;
           now[v].bits = moved(old[v], value * value + num[EPS_IN], b);
@@ -166,17 +174,22 @@ __device__ void observe_full(const Int* item, const Int* n, const float* num, co
     }
     squares[ME(i)][0] = x_sum;
     measured[ME(i)][0] = u_sum;
+    seen[ME(i)][0] = g_sum;
   }
-  const float x_total = sum_of_block(squares, shared), u_total = sum_of_block(measured, shared);
-  const Int first = n[N_X2];
+  const float x_sum = sum_of_block(squares, shared), u_sum = sum_of_block(measured, shared);
+  const float g_sum = sum_of_block(seen, shared);
   EACH_THREAD(i) {
-    if (i == 0) x2[item[SLOT]] = x_total, u2[n[N_U2] + item[SLOT] - first] = u_total;
+    if (i == 0) {
+      if (scaled) *to.x2 = x_sum;
+      if (moves) *to.u2 = u_sum;
+      if (normed) *to.g2 = g_sum;
+    }
   }
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-observe(TABLE, const Int* grads, float* outer, float* inner, float* x2, float* u2, RATE(b),
-        RATE(gain), Int scaled, Int moves) {
+observe(TABLE, const Int* grads, float* outer, float* inner, float* x2, float* u2, float* g2,
+        RATE(b), RATE(gain), Int scaled, Int moves, Int normed) {
   __shared__ float shared[SHARED];
   ITEM;
   const float* num = numbers + t * N_NUMBERS;
@@ -186,7 +199,10 @@ observe(TABLE, const Int* grads, float* outer, float* inner, float* x2, float* u
   READ(b) READ(gain)
   if (!n[N_FACTORED]) {
     float* full = (float*)at[AT_FULL];
-#define BODY(V) observe_full<V>(item, n, num, g, x, full, b, gain, scaled, moves, x2, u2, shared);
+    const Int slot = item[SLOT];
+    const Sums to = {x2 + slot, u2 + n[N_U2] + slot - n[N_X2], g2 + slot};
+#define BODY(V) \
+  observe_full<V>(item, num, g, x, full, b, gain, scaled, moves, normed, to, shared);
     WIDEST(n[N_SIZE], at[AT_FULL], true, BODY)
 #undef BODY
   } else if (n[N_BD] > 1) {
@@ -196,4 +212,32 @@ observe(TABLE, const Int* grads, float* outer, float* inner, float* x2, float* u
     WIDEST(n[N_LENGTH], 0, true, BODY)
 #undef BODY
   }
+}
+
+// The gradient's squares summed over each tensor, in the unit of the whole; a block takes a tensor.
+extern "C" __global__ void __launch_bounds__(256)
+squares(TABLE, const float* outer, const float* g2, float* norms) {
+  __shared__ float shared[THREADS];
+  const Int t = blockIdx.x;
+  const Int* n = ints + t * N_INTS;
+  const float* num = numbers + t * N_NUMBERS;
+  const float by = n[N_FACTORED] ? num[UNIT] / num[PRESCALE] : 1.0f;
+  const float* from = n[N_FACTORED] ? outer + n[N_OUTER] : g2 + n[N_X2];
+  const Int count = n[N_FACTORED] ? n[N_TILES] * n[N_ROWS] : n[N_X2_COUNT];
+  OWN(float, own, 1);
+  EACH_THREAD(i) {
+    float sum = 0.0f;
+    for (Int k = i; k < count; k += THREADS) sum += from[k] * (by * by);
+    own[ME(i)][0] = sum;
+  }
+  const float sum = sum_of_block(own, shared);
+  EACH_THREAD(i) { if (i == 0) norms[t] = sum * (num[TO_WHOLE] * num[TO_WHOLE]); }
+}
+
+// One block: the sum of `count` numbers.
+extern "C" __global__ void __launch_bounds__(256)
+total(TABLE, const float* values, Int count, float* into) {
+  __shared__ float shared[THREADS];
+  const float sum = sum_of_run(values, count, shared);
+  EACH_THREAD(i) { if (i == 0) into[0] = sum; }
 }

@@ -20,9 +20,9 @@ _BY = {"alpha": 0, "lr": 1, "none": 2}
 class KernelPasses:
     """Passes for arrays on a GPU. Results agree with ArrayPasses to rounding.
 
-    Serves float16, bfloat16 and float32 parameters in C order under the options whose step needs
-    no decision over tensors; `serves` names the reason where it does not. All tensors of one set of
-    options and dtypes go together: five launches, however many they are.
+    Serves float16, bfloat16 and float32 parameters in C order under the common options; `serves`
+    names the reason where it does not. All tensors of one set of options and dtypes go together:
+    five launches, and two for `max_grad_norm`, however many they are.
     """
 
     def __init__(self, kernels: Kernels) -> None:
@@ -44,9 +44,15 @@ class KernelPasses:
     def observe(self, works: Sequence[Work]) -> None:
         t = _table(works)
         t.refresh()
-        into = [t.at(a) for a in (t.outer, t.inner, t.x2, t.u2)]
-        scaled, moves = np.int64(t.options.scale_parameter), np.int64(t.clips)
-        t.launch("observe", t.grads, *into, *_rates(t, "b"), *_gain(t), scaled, moves)
+        into = [t.at(a) for a in (t.outer, t.inner, t.x2, t.u2, t.g2)]
+        flags = (t.options.scale_parameter, t.clips and not t.normed, t.normed)
+        t.launch("observe", t.grads, *into, *_rates(t, "b"), *_gain(t), *map(np.int64, flags))
+
+    def squares(self, works: Sequence[Work]) -> Any:
+        t = _table(works)
+        t.launch("squares", *[t.at(a) for a in (t.outer, t.g2, t.norms)])
+        t.launch("total", t.at(t.norms), np.int64(len(t)), t.at(t.norm))
+        return t.norm
 
     def advance(self, works: Sequence[Work]) -> None:
         t = _table(works)
@@ -55,8 +61,9 @@ class KernelPasses:
 
     def measure(self, works: Sequence[Work]) -> None:
         t = _table(works)
-        if t.clips and any(t.factored):
-            t.launch("measure", t.grads, *[t.at(a) for a in (t.p, t.q, t.means, t.u2)])
+        if t.clips and (t.normed or any(t.factored)):
+            arrays = [t.at(a) for a in (t.p, t.q, t.means, t.u2)]
+            t.launch("measure", t.grads, *arrays, *_rates(t, "b"), *_gain(t), np.int64(t.normed))
 
     def scale(self, works: Sequence[Work]) -> None:
         t = _table(works)
@@ -80,9 +87,6 @@ class KernelPasses:
         t.launch("apply", t.grads, *arrays, *rates, *map(np.int64, flags))
         t.finish()
 
-    def squares(self, works: Sequence[Work]) -> Any:
-        raise NotImplementedError("tensors under max_grad_norm are not served")
-
     def judge(self, works: Sequence[Work]) -> Any:
         raise NotImplementedError("tensors under a policy on non-finite numbers are not served")
 
@@ -97,8 +101,6 @@ def _own_refusal(work: Work) -> str:
         return f"{work.param.dtype} parameters"
     if dtype_name(work.grad) not in DTYPES:
         return f"{work.grad.dtype} gradients"
-    if whole.normed:
-        return "max_grad_norm"
     if whole.guarded:
         return f"nonfinite={whole.options.nonfinite!r}"
     if whole.options.telemetry:

@@ -48,6 +48,7 @@ class Table(list[Work]):
         self._kernels = kernels
         first = works[0]
         self.options, self.clips = first.options, first.clips
+        self.normed = first.whole.normed
         self.factored = [w.layout.factored for w in works]
         names = (dtype_name(first.param), dtype_name(first.grad))
         self._dtypes = (DTYPES[names[0]], DTYPES[names[1]])
@@ -100,7 +101,12 @@ class Table(list[Work]):
             for name, items in (("observe", coarse), ("measure", fine), ("advance", thin))
         }
         self._items["apply"] = self._items["measure"]
-        self._items["scale"] = len(self), self._items["observe"][1]  # it looks at none
+        none = self._items["observe"][1]
+        self._items |= {
+            "scale": (len(self), none),
+            "squares": (len(self), none),
+            "total": (1, none),
+        }
         self._tables = [
             up(np.array(rows, dtype))
             for rows, dtype in (
@@ -115,13 +121,16 @@ class Table(list[Work]):
         self.outer, self.inner, self.p, self.q, self.means = (room(max(1, n)) for n in at)
         self.x2, self.u2 = room(len(coarse)), room(len(fine))
         self.factors = room(3 * len(self))
+        self.g2, self.norms, self.norm = (
+            room(n if self.normed else 1) for n in (len(coarse), len(self), 1)
+        )
 
     def _numbers(self, w: Work, c_size: int, r_size: int) -> tuple[float, ...]:
         mode, unscale = w.options.eps1_mode, 1.0 / w.prescale**2
         inside, after = (w.eps1 if mode == name else 0.0 for name in ("grad_sq", "stats"))
         entries = math.prod(w.layout.shape)
         per = (unscale / c_size, unscale / r_size, 1.0 / r_size)
-        return (w.prescale, *per, inside, after, 1.0 / entries)
+        return (w.prescale, *per, inside, after, 1.0 / entries, w.unit, w.whole.unit / w.unit)
 
     def _addresses(self, w: Work, swapped: bool) -> tuple[int, ...]:
         outer, inner = ("col", "row") if swapped else ("row", "col")
