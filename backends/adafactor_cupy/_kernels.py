@@ -20,9 +20,9 @@ def source() -> str:
     return "\n".join(files(__package__).joinpath(name).read_text("utf-8") for name in parts)
 
 
-def options(dtypes: tuple[str, str]) -> tuple[str, ...]:
-    """What the compiler is told for parameters and gradients of these dtypes."""
-    return (*OPTIONS, f"-DX_TYPE={dtypes[0]}", f"-DG_TYPE={dtypes[1]}")
+def options(dtypes: tuple[str, str, str]) -> tuple[str, ...]:
+    """What the compiler is told for parameters, gradients and momentum of these dtypes."""
+    return (*OPTIONS, *(f"-D{of}_TYPE={name}" for of, name in zip("XGM", dtypes, strict=True)))
 
 
 class CuPyKernels:
@@ -33,7 +33,7 @@ class CuPyKernels:
         self._modules: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def launch(
-        self, dtypes: tuple[str, str], name: str, blocks: int, arguments: Sequence[Any]
+        self, dtypes: tuple[str, str, str], name: str, blocks: int, arguments: Sequence[Any]
     ) -> None:
         key = (dtypes, self._cupy.cuda.runtime.getDevice())
         found = self._modules.get(key)

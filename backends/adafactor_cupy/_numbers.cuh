@@ -1,7 +1,8 @@
 // Numbers, random bits and sums. _observe.cu, _measure.cu and _apply.cu follow in one text.
 //
 // No CUDA header is included: 16-bit floats go through their bits, so the same source compiles with
-// NVRTC alone and, for tests, with a C++ compiler. X_TYPE and G_TYPE are F32, BF16 or F16.
+// NVRTC alone and, for tests, with a C++ compiler. X_TYPE, G_TYPE and M_TYPE (of
+// the momentum) are F32, BF16 or F16.
 
 typedef long long Int;
 typedef unsigned int Word;

@@ -6,7 +6,7 @@
 // Columns of the tables; a row per tensor, or per item.
 enum { N_R, N_C, N_D, N_BD, N_LENGTH, N_SIZE, N_FACTORED, N_OUTER, N_ROWS, N_INNER, N_COLS, N_TILES,
        N_LANES, N_P, N_Q, N_MEANS, N_CHUNKS, N_LAST, N_NAME, N_X2, N_X2_COUNT, N_U2, N_U2_COUNT, N_INTS };
-enum { AT_X, AT_OUTER, AT_INNER, AT_FULL, AT_MOMENTUM, N_ADDRESSES };
+enum { AT_X, AT_OUTER, AT_INNER, AT_FULL, AT_MOMENTUM, AT_REST, N_ADDRESSES };
 enum { PRESCALE, PER_OUTER, PER_INNER, PER_R, EPS_IN, EPS_AFTER, PER_ENTRY, UNIT, TO_WHOLE, N_NUMBERS };
 enum { TENSOR, SLICE, R0, R1, J0, J1, LANE, COLUMN_TILE, SLOT, N_ITEM };
 enum { BEFORE, AFTER, LESS, N_FACTORS };
@@ -25,8 +25,9 @@ enum { BY_ALPHA, BY_LR, BY_NOTHING };
 
 typedef X_TYPE X;
 typedef G_TYPE G;
+typedef M_TYPE M;
 constexpr float TINY = 1.1754943508222875e-38f;
-constexpr int VECTOR = sizeof(X) == 4 && sizeof(G) == 4 ? 4 : 8;
+constexpr int VECTOR = sizeof(X) + sizeof(G) + sizeof(M) == 12 ? 4 : 8;
 
 // Runs `body(V)` with the widest accesses that the addresses and the length of a row allow.
 #define WIDEST(length, other, allowed, body)                                                 \

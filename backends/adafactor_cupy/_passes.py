@@ -81,8 +81,9 @@ class KernelPasses:
     def apply(self, works: Sequence[Work]) -> None:
         t = _table(works)
         arrays = [t.at(a) for a in (t.p, t.q, t.means, t.factors)]
-        draws = t[0].rounds == "stochastic"
-        flags = (t[0].key if draws else 0, t.options.beta1 is not None, draws, not t.clips)
+        draws, keeps = (t[0].rounds == name for name in ("stochastic", "kahan"))
+        averages = t.options.beta1 is not None
+        flags = (t[0].key if draws else 0, averages, draws, keeps, not t.clips)
         rates = (*_rates(t, "b"), *_gain(t), *_rates(t, "beta1"))
         t.launch("apply", t.grads, *arrays, *rates, *map(np.int64, flags))
         t.finish()
@@ -96,7 +97,7 @@ class KernelPasses:
 
 def _own_refusal(work: Work) -> str:
     """What these kernels leave out of what `refusal` lets pass."""
-    o, whole = work.options, work.whole
+    whole = work.whole
     if dtype_name(work.param) not in DTYPES:
         return f"{work.param.dtype} parameters"
     if dtype_name(work.grad) not in DTYPES:
@@ -105,10 +106,6 @@ def _own_refusal(work: Work) -> str:
         return f"nonfinite={whole.options.nonfinite!r}"
     if whole.options.telemetry:
         return "telemetry"
-    if o.beta1 is not None and o.momentum_dtype != "float32":
-        return f"momentum_dtype={o.momentum_dtype!r}"
-    if work.rounds == "kahan":
-        return "rounding='kahan'"
     if work.draws and not isinstance(work.key, int):
         return "a step counter on the device with random rounding"
     return "batch_axes" if work.layout.batch_axes else ""

@@ -24,9 +24,9 @@ class Kernels(Protocol):
     """Kernels of this package on the current device and stream."""
 
     def launch(
-        self, dtypes: tuple[str, str], name: str, blocks: int, arguments: Sequence[Any]
+        self, dtypes: tuple[str, str, str], name: str, blocks: int, arguments: Sequence[Any]
     ) -> None:
-        """`dtypes`: of parameters and gradients, as in DTYPES. `arguments`: NumPy scalars."""
+        """`dtypes`: of parameters, gradients and momentum, as in DTYPES."""
         ...
 
     def upload(self, values: Host) -> Array:
@@ -50,8 +50,10 @@ class Table(list[Work]):
         self.options, self.clips = first.options, first.clips
         self.normed = first.whole.normed
         self.factored = [w.layout.factored for w in works]
-        names = (dtype_name(first.param), dtype_name(first.grad))
-        self._dtypes = (DTYPES[names[0]], DTYPES[names[1]])
+        # Where there is no momentum, the same kernels do as for one of float32.
+        held = first.moments.momentum
+        m = "F32" if held is None else DTYPES[dtype_name(held)]
+        self._dtypes = (DTYPES[dtype_name(first.param)], DTYPES[dtype_name(first.grad)], m)
         self._new = [self._claimed(w) for w in self]
         self._seen: list[int] = []
         self._held: list[Array] = []
@@ -134,7 +136,7 @@ class Table(list[Work]):
 
     def _addresses(self, w: Work, swapped: bool) -> tuple[int, ...]:
         outer, inner = ("col", "row") if swapped else ("row", "col")
-        names = ("result", outer, inner, "full", "momentum")
+        names = ("result", outer, inner, "full", "momentum", "compensation")
         return tuple(self._kernels.address(w.into[n]) if n in w.into else 0 for n in names)
 
     def refresh(self) -> None:
