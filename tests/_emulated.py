@@ -38,10 +38,10 @@ _FOLDER = tempfile.TemporaryDirectory()
 
 
 @cache
-def compiled(dtypes):
-    path = Path(_FOLDER.name) / "_".join(dtypes)
+def compiled(instance):
+    path = Path(_FOLDER.name) / "_".join(instance)
     path.with_suffix(".cpp").write_text(SHIM + _kernels.source())
-    told = [word for word in _kernels.options(dtypes) if word != "-fmad=false"]
+    told = [word for word in _kernels.options(instance) if word != "-fmad=false"]
     exact = ["-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
     command = [COMPILER, *told, *exact, "-shared", "-fPIC", "-o", f"{path}.so", f"{path}.cpp"]
     got = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -55,9 +55,9 @@ class Emulated:
     def __init__(self):
         self.launches, self.uploads, self.entries = [], 0, 0
 
-    def launch(self, dtypes, name, blocks, arguments):
+    def launch(self, instance, name, blocks, arguments):
         self.launches.append(name)
-        library = compiled(dtypes)
+        library = compiled(instance)
         block = ctypes.c_uint.in_dll(library, "blockIdx")
         function = getattr(library, name)
         function.restype = None

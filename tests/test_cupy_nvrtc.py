@@ -15,25 +15,27 @@ try:
 except Exception as error:  # CuPy's own RuntimeError, or the loader's OSError
     pytest.skip(f"no NVRTC library: {error}", allow_module_level=True)
 
-# Momentum of another dtype than float32 with a few of them: each takes a second.
-INSTANCES = [(x, g, "F32") for x, g in product(DTYPES.values(), repeat=2)]
-INSTANCES += [("F32", "F32", "BF16"), ("BF16", "BF16", "BF16"), ("F16", "F16", "F16")]
+# All pairs of parameters and gradients, then the other options with a few: each takes a second.
+INSTANCES = [(x, g, "", "nearest") for x, g in product(DTYPES.values(), repeat=2)]
+INSTANCES += [("F32", "F32", "F32", "nearest"), ("F32", "F32", "BF16", "nearest")]
+INSTANCES += [(x, x, m, rounding) for x, m, rounding in product(
+    ("BF16", "F16"), ("", "F32"), ("stochastic", "kahan"))]  # fmt: skip
 
 
-def compiled(dtypes, *words):
+def compiled(instance, *words):
     """(the program, what the compiler said)."""
     program = from_nvrtc.createProgram(_kernels.source(), "kernels.cu", (), ())
     try:
-        from_nvrtc.compileProgram(program, (*_kernels.options(dtypes), *words))
+        from_nvrtc.compileProgram(program, (*_kernels.options(instance), *words))
     finally:
         log = from_nvrtc.getProgramLog(program)
     return program, log.strip("\0 \n")
 
 
 @pytest.mark.parametrize("arch", ["compute_80", "compute_90"])
-@pytest.mark.parametrize("dtypes", INSTANCES, ids="-".join)
-def test_every_instance_compiles_without_a_warning(dtypes, arch):
-    program, log = compiled(dtypes, f"-arch={arch}")
+@pytest.mark.parametrize("instance", INSTANCES, ids="-".join)
+def test_every_instance_compiles_without_a_warning(instance, arch):
+    program, log = compiled(instance, f"-arch={arch}")
     assert log == ""
     ptx = from_nvrtc.getPTX(program)
     ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
@@ -43,9 +45,9 @@ def test_every_instance_compiles_without_a_warning(dtypes, arch):
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("dtypes", [("F32",) * 3, ("BF16", "BF16", "F32")], ids="-".join)
-def test_two_blocks_fit_a_multiprocessor_and_no_register_spills(dtypes, arch):
-    _, log = compiled(dtypes, f"-arch={arch}", "--ptxas-options=-v")
+@pytest.mark.parametrize("instance", [i for i in INSTANCES if i[0] == i[1] != "F16"], ids="-".join)
+def test_two_blocks_fit_a_multiprocessor_and_no_register_spills(instance, arch):
+    _, log = compiled(instance, f"-arch={arch}", "--ptxas-options=-v")
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", log)]
     assert len(registers) >= len(_kernels.NAMES)
     assert max(registers) <= 128  # of 65536, for 2 blocks of 256 threads

@@ -37,7 +37,7 @@ scale(TABLE, const float* x2, const float* u2, float* factors, RATE(step_size), 
   }
 }
 
-// Apply: X <- round(X + D), with the momentum of updates if `averages`; V moves here if `moves`.
+// Apply: X <- round(X + D), with the momentum of updates if AVERAGED; V moves here if `moves`.
 struct Applied {
   const Int* n;
   X* x;
@@ -45,42 +45,42 @@ struct Applied {
   X* rest;  // what roundings have left over
   float beta1, then, less;
   Word key;
-  bool averages, draws, keeps, by_rows;
+  bool by_rows;
 
   // The key of row `r` of the last axis, where the rows that a warp takes are those.
   __device__ __forceinline__ Word row(Int r) const {
-    return draws && by_rows ? folded(key, Word(r)) : 0u;
+    return DRAWN && by_rows ? folded(key, Word(r)) : 0u;
   }
 
   // V entries from `e` on, which start at `place`; `d` is U times its factor.
   template <int V>
   __device__ __forceinline__ void put(Int e, float* d, Place place) const {
-    if (V == 1 && draws && !by_rows) place = placed(key, e, n[N_LAST]);
+    if (V == 1 && DRAWN && !by_rows) place = placed(key, e, n[N_LAST]);
     float held[V], old[V], left[V];
     M kept[V];
     X now[V], over[V];
     load<V>(x + e, held);
-    if (averages) load<V>(m + e, old);
-    if (keeps) load<V>(rest + e, left);
+    if (AVERAGED) load<V>(m + e, old);
+    if (KEPT) load<V>(rest + e, left);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      if (averages) {
+      if (AVERAGED) {
         const float average = old[v] * beta1 + d[v] * (1.0f - beta1);
         narrow(kept[v], average);
         d[v] = average * then;
       }
-      if (keeps) {
+      if (KEPT) {
         const float sum = held[v] + ((d[v] - (held[v] + left[v]) * less) + left[v]);
         narrow(now[v], sum);
         narrow(over[v], sum - widened(now[v]));
         continue;
       }
       const float total = held[v] + (d[v] - held[v] * less);
-      if (draws) drawn_to(now[v], total, drawn(place.row, place.first + v));
+      if (DRAWN) drawn_to(now[v], total, drawn(place.row, place.first + v));
       else narrow(now[v], total);
     }
-    if (averages) store<V>(m + e, kept);
-    if (keeps) store<V>(rest + e, over);
+    if (AVERAGED) store<V>(m + e, kept);
+    if (KEPT) store<V>(rest + e, over);
     store<V>(x + e, now);
   }
 };
@@ -141,8 +141,7 @@ __device__ void apply_full(const Int* item, const float* num, const G* g, float*
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 apply(TABLE, const Int* grads, const float* p, const float* q, const float* means,
-      const float* factors, RATE(b), RATE(gain), RATE(beta1), Int key, Int averages, Int draws,
-      Int keeps, Int moves) {
+      const float* factors, RATE(b), RATE(gain), RATE(beta1), Int key, Int moves) {
   __shared__ float shared[THREADS];
   ITEM;
   const float* num = numbers + t * N_NUMBERS;
@@ -153,17 +152,17 @@ apply(TABLE, const Int* grads, const float* p, const float* q, const float* mean
   const Word own = folded(folded(Word(key), Word(n[N_NAME])), 0u);
   const bool by_rows = n[N_LAST] == (n[N_FACTORED] ? length : n[N_SIZE]) && bd == 1;
   const Applied to = {n, (X*)at[AT_X], (M*)at[AT_MOMENTUM], (X*)at[AT_REST], beta1, f[AFTER],
-                      f[LESS], own, averages != 0, draws != 0, keeps != 0, by_rows};
+                      f[LESS], own, by_rows};
   const Int others = at[AT_MOMENTUM] | at[AT_REST];
   if (!n[N_FACTORED]) {
     float* full = (float*)at[AT_FULL];
 #define BODY(V) apply_full<V>(item, num, g, full, b, gain, f[BEFORE], moves, to);
-    WIDEST(n[N_SIZE], at[AT_FULL] | others, by_rows || !draws, BODY)
+    WIDEST(n[N_SIZE], at[AT_FULL] | others, by_rows || !DRAWN, BODY)
 #undef BODY
   } else if (bd == 1) {
     const float times = root_mean(means, n, a, shared) * f[BEFORE];
 #define BODY(V) apply_rows<V>(item, n, g, p, q, times, to);
-    WIDEST(length, others, by_rows || !draws, BODY)
+    WIDEST(length, others, by_rows || !DRAWN, BODY)
 #undef BODY
   } else {
     EACH_THREAD(i) {

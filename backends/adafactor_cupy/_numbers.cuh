@@ -2,7 +2,8 @@
 //
 // No CUDA header is included: 16-bit floats go through their bits, so the same source compiles with
 // NVRTC alone and, for tests, with a C++ compiler. X_TYPE, G_TYPE and M_TYPE (of
-// the momentum) are F32, BF16 or F16.
+// the momentum) are F32, BF16 or F16; AVERAGES tells whether there is momentum, ROUNDING is NEAREST,
+// STOCHASTIC or KAHAN.
 
 typedef long long Int;
 typedef unsigned int Word;

@@ -26,8 +26,11 @@ enum { BY_ALPHA, BY_LR, BY_NOTHING };
 typedef X_TYPE X;
 typedef G_TYPE G;
 typedef M_TYPE M;
+enum { NEAREST, STOCHASTIC, KAHAN };
+// Fixed as it is compiled: with all of them in one kernel, registers spill.
+constexpr bool AVERAGED = AVERAGES, DRAWN = ROUNDING == STOCHASTIC, KEPT = ROUNDING == KAHAN;
 constexpr float TINY = 1.1754943508222875e-38f;
-constexpr int VECTOR = sizeof(X) + sizeof(G) + sizeof(M) == 12 ? 4 : 8;
+constexpr int VECTOR = sizeof(X) + sizeof(G) + (AVERAGED ? sizeof(M) : 4) == 12 ? 4 : 8;
 
 // Runs `body(V)` with the widest accesses that the addresses and the length of a row allow.
 #define WIDEST(length, other, allowed, body)                                                 \

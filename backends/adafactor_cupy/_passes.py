@@ -81,9 +81,7 @@ class KernelPasses:
     def apply(self, works: Sequence[Work]) -> None:
         t = _table(works)
         arrays = [t.at(a) for a in (t.p, t.q, t.means, t.factors)]
-        draws, keeps = (t[0].rounds == name for name in ("stochastic", "kahan"))
-        averages = t.options.beta1 is not None
-        flags = (t[0].key if draws else 0, averages, draws, keeps, not t.clips)
+        flags = (t[0].key if t[0].rounds == "stochastic" else 0, not t.clips)
         rates = (*_rates(t, "b"), *_gain(t), *_rates(t, "beta1"))
         t.launch("apply", t.grads, *arrays, *rates, *map(np.int64, flags))
         t.finish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,13 +20,20 @@ Host = np.ndarray[Any, Any]
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # as the kernels call them
 
 
+class Instance(NamedTuple):
+    """What kernels are compiled for: names of DTYPES, `m` of the momentum or "" without one."""
+
+    x: str
+    g: str
+    m: str
+    rounding: str
+
+
 class Kernels(Protocol):
     """Kernels of this package on the current device and stream."""
 
-    def launch(
-        self, dtypes: tuple[str, str, str], name: str, blocks: int, arguments: Sequence[Any]
-    ) -> None:
-        """`dtypes`: of parameters, gradients and momentum, as in DTYPES."""
+    def launch(self, instance: Instance, name: str, blocks: int, arguments: Sequence[Any]) -> None:
+        """`arguments`: NumPy scalars."""
         ...
 
     def upload(self, values: Host) -> Array:
@@ -50,10 +57,10 @@ class Table(list[Work]):
         self.options, self.clips = first.options, first.clips
         self.normed = first.whole.normed
         self.factored = [w.layout.factored for w in works]
-        # Where there is no momentum, the same kernels do as for one of float32.
+        x, g = (DTYPES[dtype_name(a)] for a in (first.param, first.grad))
         held = first.moments.momentum
-        m = "F32" if held is None else DTYPES[dtype_name(held)]
-        self._dtypes = (DTYPES[dtype_name(first.param)], DTYPES[dtype_name(first.grad)], m)
+        m = "" if held is None else DTYPES[dtype_name(held)]
+        self._instance = Instance(x, g, m, first.rounds)
         self._new = [self._claimed(w) for w in self]
         self._seen: list[int] = []
         self._held: list[Array] = []
@@ -166,7 +173,7 @@ class Table(list[Work]):
         blocks, items = self._items[name]
         if blocks:
             tables = [self.at(a) for a in (*self._tables, items)]
-            self._kernels.launch(self._dtypes, name, blocks, (*tables, *arguments))
+            self._kernels.launch(self._instance, name, blocks, (*tables, *arguments))
 
     def finish(self) -> None:
         """Hands the results over where the core looks for them."""
