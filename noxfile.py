@@ -37,7 +37,7 @@ BACKENDS = {
 }
 
 # Tests with sessions of their own.
-APART = ["--ignore=tests/distributed", "--ignore=tests/tpu"]
+APART = ["--ignore=tests/distributed", "--ignore=tests/tpu", "--ignore-glob=*/test_cupy_*.py"]
 
 
 @nox.session

@@ -259,6 +259,28 @@ def test_rates_may_lie_on_the_device(shape, name):
     agree(got, want, name)
 
 
+@pytest.mark.parametrize("shape", [(64, 136), (4104,)], ids=str)
+@pytest.mark.parametrize("which", ["param", "grad", "both"])
+def test_memory_that_vectors_cannot_reach_is_taken_by_the_entry(shape, which):
+    """An access of 16 bytes at such an address is a fault, on a GPU and here."""
+
+    def shifted(x):
+        buffer = np.empty(x.size + 5, x.dtype)
+        skip = -(buffer.ctypes.data // x.itemsize) % 4 + 1
+        view = buffer[skip : skip + x.size].reshape(x.shape)
+        view[...] = x
+        assert view.ctypes.data % 16
+        return view
+
+    x, g = drawn(shape, np.float32), drawn(shape, np.float32, 1)
+    config = af.Config(beta1=0.9)
+    want, _ = af.step(x, g, af.init(x, config), config)
+    x, g = (shifted(a) if which in (n, "both") else a for n, a in (("param", x), ("grad", g)))
+    got, _ = af.step(x, g, af.init(x, config), config, donate=True, passes=(Must(),))
+    assert got is x
+    close(got, want, 1e-6)
+
+
 REFUSED = {
     "eps1_mode='clamp'": {"eps1": 1e-3, "eps1_mode": "clamp"},
     "momentum_on='grad'": {"beta1": 0.9, "momentum_on": "grad"},
