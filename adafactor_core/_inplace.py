@@ -20,7 +20,7 @@ from ._order import Group, arrange, run
 from ._passes import ArrayPasses, Passes
 from ._prepare import check_counters, given_up, make_work, own_rates, planned
 from ._report import MemoryReport, memory_report
-from ._schedules import Clock
+from ._schedules import Clock, Rates
 from ._state import NO_MOMENTS, State, check, counts, slots
 from ._step import init
 from ._tree import Leaves, Tree, flatten, matching, unflatten
@@ -42,7 +42,7 @@ class InPlace:
         self._params = params
         self._leaves = flatten(params)
         self._check_params(self._leaves)
-        self._passes: tuple[Passes, ...] = (*self._own_passes(), self._any_passes())
+        self._passes = self._all_passes()
         with self._on_first():
             state = init(params, self._config)
         self._step: Array | int = 0
@@ -146,19 +146,11 @@ class InPlace:
         whole = Whole(self._config, unscale=unscale, unit=self._unit, gain=unscale)
         works = self._works or self._start(clock, whole)
         taken = [self._take(w, g) for w, g in zip(works, found, strict=True)]
-        rates = []
-        # While nothing was skipped, no tensor lags behind the common counter.
-        lags = self._skipped if isinstance(self._skipped, int) else 1
-        for w in works:
-            with self._on(w.param):
-                own = w.moments if lags else NO_MOMENTS
-                at = own_rates(clock, whole, w.options, w.param, w.width, own)
-                key = clock.key(whole.options.seed, w.param) if w.draws else None
-            rates.append((at, key))
+        scalars = self._scalars(works, clock, whole)
         # The sums of a refused step overwrite those that the metrics are made of when asked for.
         refusable = self._config.nonfinite == "raise" and self._config.telemetry
         before = self.metrics if refusable else None
-        for w, (g, _), (at, key) in zip(works, taken, rates, strict=True):
+        for w, (g, _), (at, key) in zip(works, taken, scalars, strict=True):
             w.again(g, at, whole, key)
         kinds = tuple([kind for _, kind in taken])
         arranged = self._arranged.get(kinds)
@@ -176,6 +168,24 @@ class InPlace:
                 w.grad = None  # keeps no gradient alive
         self._count(works, odd, whole.fine)
         self._last, self._kept = arranged, None
+
+    def _scalars(self, works: list[Work], clock: Clock, whole: Whole) -> list[tuple[Rates, Any]]:
+        """The rates of each tensor, and the key of its random bits."""
+        # While nothing was skipped, no tensor lags behind the common counter.
+        lags = not isinstance(self._skipped, int) or self._skipped > 0
+
+        def of(w: Work) -> tuple[Rates, Any]:
+            held = w.moments if lags else NO_MOMENTS
+            at = own_rates(clock, whole, w.options, w.param, w.width, held)
+            return at, clock.key(whole.options.seed, w.param) if w.draws else None
+
+        if isinstance(self._step, int) and not lags:  # then they are numbers, made nowhere
+            return [of(w) for w in works]
+        found = []
+        for w in works:
+            with self._on(w.param):
+                found.append(of(w))
+        return found
 
     def _count(self, works: list[Work], odd: Any, fine: Any) -> None:
         on_host = isinstance(odd, float)
@@ -226,13 +236,9 @@ class InPlace:
         """A copy in C order, where `like` is."""
         raise NotImplementedError
 
-    def _own_passes(self) -> Sequence[Passes]:
-        """Passes to ask before the array-API ones."""
-        return ()
-
-    def _any_passes(self) -> Passes:
-        """Passes that serve everything."""
-        return ArrayPasses()
+    def _all_passes(self) -> Sequence[Passes]:
+        """Those to ask for each tensor, in this order; the last must serve everything."""
+        return (ArrayPasses(),)
 
     def _on(self, x: Array) -> AbstractContextManager[Any]:
         """Within it, arrays are made and work is queued where `x` is."""

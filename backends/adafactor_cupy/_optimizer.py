@@ -97,14 +97,9 @@ class DeviceOptimizer(InPlace):
         with self._library.on(like):
             return self._library.copy(array)
 
-    def _own_passes(self) -> Sequence[Passes]:
-        return [self._placed(p) for p in self._library.passes()]
-
-    def _any_passes(self) -> Passes:
-        return self._placed(ArrayPasses())
-
-    def _placed(self, inner: Passes) -> Passes:
-        return PlacedPasses(inner, self._on, self._home)
+    def _all_passes(self) -> Sequence[Passes]:
+        found = (*self._library.passes(), ArrayPasses())
+        return [PlacedPasses(inner, self._on, self._home) for inner in found]
 
     def _on(self, x: Any) -> AbstractContextManager[Any]:
         first = self._leaves.arrays[0]

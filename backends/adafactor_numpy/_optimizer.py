@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adafactor_core import Config, ConfigError, DTypeError, Passes, Work
+from adafactor_core import ArrayPasses, Config, ConfigError, DTypeError, Passes, Work
 from adafactor_core._inplace import InPlace
 from adafactor_core._tree import Leaves, Tree, check_disjoint, check_grad, check_writable
 
@@ -46,8 +46,8 @@ class Adafactor(InPlace):
     def _check_params(self, leaves: Leaves) -> None:
         _check_params(leaves)
 
-    def _own_passes(self) -> Sequence[Passes]:
-        return _compiled(self._compiled)
+    def _all_passes(self) -> Sequence[Passes]:
+        return (*_compiled(self._compiled), ArrayPasses())
 
     def _take(self, work: Work, g: Any) -> tuple[Any, Hashable]:
         # NumPy's reductions return scalars, so the gradient of a 0-D parameter often is one.
