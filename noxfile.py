@@ -16,6 +16,9 @@ nox.options.sessions = ["tests"]
 # taken where one is at hand. Any spec can be put in its place.
 TORCH = os.environ.get("TORCH_SPEC", "torch<2.14")
 JAX = os.environ.get("JAX_SPEC", "jax")
+CUPY = os.environ.get("CUPY_SPEC", "cupy-cuda12x>=13.4")
+# What compiles CuPy kernels where there is no CUDA toolkit, with or without a GPU.
+CUDA = ["nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12"]
 DEMO = ["scikit-learn", "matplotlib", "tqdm"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy>=2.1"]
 
@@ -30,10 +33,14 @@ BACKENDS = {
     "torch": [TORCH, "numba>=0.61", "ml_dtypes>=0.5", *DEMO, *FRAMEWORKS],
     "distributed": [TORCH],
     "jax": [JAX, "numba>=0.61", *DEMO, *MODULES],
+    "cupy": [CUPY, *CUDA, "numba>=0.61", "ml_dtypes>=0.5"],
 }
 
 # Tests with sessions of their own.
-APART = ["--ignore=tests/distributed", "--ignore=tests/tpu", "--ignore=tests/gpu"]
+APART = [
+    *(f"--ignore=tests/{folder}" for folder in ("distributed", "tpu", "gpu")),
+    "--ignore-glob=*/test_cupy_*.py",
+]
 
 
 @nox.session
@@ -43,6 +50,10 @@ def tests(session: nox.Session, backend: str) -> None:
     session.install("-e", ".", *TEST, *BACKENDS[backend])
     if backend == "distributed":  # 2 to 4 ranks each: enough for the cores without workers
         session.run("pytest", *(session.posargs or ["tests/distributed"]))
+        return
+    if backend == "cupy":  # needs no GPU: what does is skipped
+        files = [str(path) for path in sorted(Path("tests").glob("test_cupy_*.py"))]
+        session.run("pytest", *(session.posargs or files))
         return
     named = {"core": ["numpy", "strict", "dask"], "numpy": ["numpy"]}.get(backend, [backend])
     only = [word for name in named for word in ("--backend", name)]

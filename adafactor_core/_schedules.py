@@ -116,7 +116,8 @@ class Clock:
         check_counter(step)
         # A counter on the host stays a Python int: exact, and no array op per scalar.
         host = isinstance(step, int) or compat.is_numpy_array(step)
-        self._step = int(step) if host else step
+        # Counted on here: later the current device may be that of a tensor, not the counter's.
+        self._next = (int(step) if host else step) + 1
         self._host = host
         self._known: dict[tuple[Any, ...], Rates] = {}
         self._keys: dict[tuple[Any, ...], Any] = {}
@@ -144,19 +145,19 @@ class Clock:
         found = self._keys.get(where)
         if found is None:
             if self._host:
-                found = step_key(seed, self._step + 1)
+                found = step_key(seed, self._next)
             else:
-                xp = namespace(self._step)
-                t = xp.reshape(move(self._step + 1, x, xp.int32), (1,))
+                xp = namespace(self._next)
+                t = xp.reshape(move(self._next, x, xp.int32), (1,))
                 found = step_key(seed, t)
             self._keys[where] = found
         return found
 
     def _t(self, x: Array, width: str) -> Any:
         if self._host:
-            return self._step + 1
-        xp = namespace(self._step)
-        return move(self._step + 1, x, getattr(xp, width))
+            return self._next
+        xp = namespace(self._next)
+        return move(self._next, x, getattr(xp, width))
 
 
 def check_counter(step: Any) -> None:

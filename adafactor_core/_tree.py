@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import optree
@@ -110,6 +112,30 @@ def check_writable(x: Array, path: str) -> None:
             f"tensor {path!r} is read-only, and this optimizer updates in place. Pass a copy, or "
             f"use adafactor_core.step, which returns new arrays."
         )
+
+
+def check_disjoint(
+    leaves: Leaves,
+    bounds: Callable[[Array], tuple[int, int]],
+    shares: Callable[[Array, Array], bool],
+) -> None:
+    """Raises TreeError for two tensors in the same memory.
+
+    `bounds`: the addresses of an array's first byte and behind its last; `shares`: whether two
+    arrays whose bounds overlap do have a byte in common.
+    """
+    spans = [
+        (*bounds(x), path, x)
+        for path, x in zip(leaves.paths, leaves.arrays, strict=True)
+        if math.prod(x.shape)
+    ]
+    spans.sort(key=lambda span: span[:2])
+    for (_, end, path, x), (start, _, other, y) in pairwise(spans):
+        if start < end and shares(x, y):
+            raise TreeError(
+                f"tensors {path!r} and {other!r} share memory, so one step would change them "
+                f"twice. Pass shared parameters once, with the sum of their gradients."
+            )
 
 
 def unflatten(leaves: Leaves, values: Sequence[Any]) -> Tree:

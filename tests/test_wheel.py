@@ -52,6 +52,8 @@ def test_every_package_and_its_data_are_in_the_wheel():
         assert f"{folder.name}/__init__.py" in names
         assert f"{folder.name}/py.typed" in names
     assert "adafactor_core/conformance/vectors.json" in names
+    source = ("_numbers.cuh", "_observe.cu", "_measure.cu", "_apply.cu")
+    assert {f"adafactor_cupy/{name}" for name in source} <= set(names)
     assert not [n for n in names if n.startswith(("tests", "docs", "backends"))]
 
 

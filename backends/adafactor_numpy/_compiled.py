@@ -12,6 +12,7 @@ import numpy as np
 from array_api_compat import numpy as xp
 
 from adafactor_core import Metrics, Moments, Work
+from adafactor_core._box import box, last, refusal
 from adafactor_core._decisions import MARGIN
 from adafactor_core._formulas import factors
 from adafactor_core._metrics import of_scopes
@@ -21,7 +22,7 @@ from adafactor_core._work import Whole
 
 from . import _kernels as k
 from ._compile import kernel
-from ._table import Buffer, Describe, Ints, batches, box, cut, items, last, refusal
+from ._table import Buffer, Describe, Ints, batches, cut, items
 from ._threads import spread
 
 # 16-bit floats go through their bits: uint16 stands for bfloat16, int16 for float16.
