@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adafactor_core import Work
+from adafactor_core import Moments, Work
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 SCRATCH = 1 << 20  # bytes of partial column sums per tensor
@@ -66,6 +66,14 @@ def box(work: Work) -> Box:
 def last(work: Work) -> int:
     """The size of the last axis, by whose rows random bits are drawn."""
     return work.layout.shape[-1] if work.layout.shape else 1
+
+
+def claimed(w: Work) -> Moments:
+    """The slots to work on, in place: what was not given up is copied first."""
+    for name, array in {**w.moments._asdict(), "result": w.param}.items():
+        if array is not None and name not in w.into:
+            w.into[name] = w.xp.asarray(array, copy=True)
+    return Moments(*(None if m is None else w.into[n] for n, m in w.moments._asdict().items()))
 
 
 def refusal(work: Work) -> str:
