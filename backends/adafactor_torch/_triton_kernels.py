@@ -18,6 +18,7 @@ from ._triton_tools import (
     EPS_AFTER,
     EPS_IN,
     FAST,
+    FLAT,
     FULL,
     GENERAL,
     HIGH,
@@ -105,8 +106,10 @@ def _start(address, kind: tl.constexpr, base, FAST_: tl.constexpr):
 def _mask(r, j, count, columns, left, WIDE_: tl.constexpr, FACTORED: tl.constexpr):
     """`left`: elements from row 0 of the tile on, which cut an unfactored tensor's last row."""
     if FACTORED:
-        return (r < count)[:, None] & (j < columns)[None, :]
-    return r.to(tl.int64)[:, None] * WIDE_ + j[None, :] < left
+        ok = (r < count)[:, None] & (j < columns)[None, :]
+    else:
+        ok = r.to(tl.int64)[:, None] * WIDE_ + j[None, :] < left
+    return ok
 
 
 @triton.jit
@@ -201,7 +204,7 @@ def observe(
                  True)  # fmt: skip
     else:
         _observe(i, items, ints, nums, grads, outer, inner, totals, olds, x2, peaks, b, b_step,
-                 gain, X_KIND, G_KIND, SCALED, NORMED, GUARDED, TALL, WIDE, False,
+                 gain, X_KIND, G_KIND, SCALED, NORMED, GUARDED, FLAT, WIDE, False,
                  False)  # fmt: skip
 
 
@@ -209,9 +212,11 @@ def observe(
 def _row_factors(p, r, j, count, columns, row_step, d, j0, FAST_: tl.constexpr):
     """p for a chunk: one per row, or one per element where axes lie behind the inner one."""
     if FAST_:
-        return tl.load(p + r * row_step, r < count, 0.0)[:, None]
-    ok = (r < count)[:, None] & (j < columns)[None, :]
-    return tl.load(p + (r * row_step)[:, None] + ((j0 + j) % d)[None, :], ok, 0.0)
+        found = tl.load(p + r * row_step, r < count, 0.0)[:, None]
+    else:
+        ok = (r < count)[:, None] & (j < columns)[None, :]
+        found = tl.load(p + (r * row_step)[:, None] + ((j0 + j) % d)[None, :], ok, 0.0)
+    return found
 
 
 @triton.jit
@@ -272,7 +277,7 @@ def measure(
         _measure(i, items, ints, nums, grads, p, q, u2, b, b_step, gain, G_KIND, HIGH, SLIM, False,
                  True)  # fmt: skip
     else:
-        _measure(i, items, ints, nums, grads, p, q, u2, b, b_step, gain, G_KIND, TALL, WIDE, False,
+        _measure(i, items, ints, nums, grads, p, q, u2, b, b_step, gain, G_KIND, FLAT, WIDE, False,
                  False)  # fmt: skip
 
 
@@ -286,17 +291,15 @@ def _copied(source, into, start, step, count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _bits(key, at, r, j, base, last, length, FACTORED: tl.constexpr):
+def _bits(key, at, r, j, base, last, length):
     """Random bits by place in the tensor: rows of its last axis, whichever axes are factored."""
     if last == length:
         # Then every row of the chunk lies in one of them.
-        row = folded(key, (base // last + r).to(tl.uint32))
-        first = (base % last + j).to(tl.uint32)
-        e = drawn(row[:, None], first[None, :])
+        by_row = folded(key, (base // last + r).to(tl.uint32))
+        e = drawn(by_row[:, None], (base % last + j).to(tl.uint32)[None, :])
     else:
         where = base + at
-        row = folded(key, (where // last).to(tl.uint32))
-        e = drawn(row, (where % last).to(tl.uint32))
+        e = drawn(folded(key, (where // last).to(tl.uint32)), (where % last).to(tl.uint32))
     return e
 
 
@@ -369,7 +372,7 @@ def _apply(
             if DECAYS:
                 change = change - x * less
             if ROUNDS == "stochastic":
-                bits = _bits(named, at, r, j, base, cell(ints, t, LAST), length, FACTORED)
+                bits = _bits(named, at, r, j, base, cell(ints, t, LAST), length)
                 y = narrowed_at_random(x + change, bits, X_KIND)
             else:
                 y = narrowed(x + change, X_KIND)
@@ -398,5 +401,5 @@ def apply(
                True)  # fmt: skip
     elif kind >= 0:
         _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, key,
-               X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, TALL, WIDE, False,
+               X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, FLAT, WIDE, False,
                False)  # fmt: skip

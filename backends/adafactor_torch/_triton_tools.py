@@ -30,8 +30,9 @@ PER_ROW, SHARE, PER_X, PER_U, WEIGHT = map(tl.constexpr, range(6, 11))
 # How a tensor is walked. FAST: its rows start at multiples of 16 bytes, which the compiler has to
 # be told before it loads more than one element at a time.
 FAST, GENERAL, UNFACTORED = map(tl.constexpr, range(3))
-TALL, WIDE = tl.constexpr(8), tl.constexpr(512)  # a chunk, but for GENERAL:
-HIGH, SLIM = tl.constexpr(16), tl.constexpr(256)
+# A chunk has 4096 elements, but 2048 where more than G and X or addresses take registers.
+TALL, FLAT, WIDE = tl.constexpr(8), tl.constexpr(4), tl.constexpr(512)
+HIGH, SLIM = tl.constexpr(8), tl.constexpr(256)
 
 PARAMETER = tl.constexpr(0)  # stream of random bits, as in adafactor_core._rounding
 TINY = tl.constexpr(1.1754943508222875e-38)
@@ -60,7 +61,7 @@ def place(table, t, column: tl.constexpr, kind: tl.constexpr):
 @triton.jit
 def given(x, i):
     """A number of the host as it is, or the entry of a device array: nobody waits for it."""
-    if not isinstance(x, (float, int)):  # which the interpreter leaves as they are
+    if not isinstance(x, float):  # which the interpreter leaves as they are
         if x.dtype.is_ptr():
             x = tl.load(x + i)
     return x
