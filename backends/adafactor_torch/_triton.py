@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,6 +32,17 @@ def launch(kernel: Any, count: int, like: torch.Tensor, *arguments: Any, **optio
     with there:
         # Unfused, so that what was tested under the interpreter is what runs.
         kernel[(count,)](*arguments, **options, num_warps=WARPS, enable_fp_fusion=False)
+
+
+@lru_cache(maxsize=16)
+def unusable(device: torch.device) -> str:
+    """Why nothing can be compiled for this device, as without a C compiler; empty if it can."""
+    x = torch.zeros(1, dtype=torch.float32, device=device)
+    try:
+        launch(small.probe, 1, x, x)
+    except Exception as error:  # Triton, a C compiler and a driver raise what they like
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 class TritonPasses:

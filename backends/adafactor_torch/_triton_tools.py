@@ -13,9 +13,55 @@ import triton.language as tl
 
 # Columns of the integer table, a row per tensor: addresses first. Statistics are read at OUTER and
 # INNER and written at NEW_...: to the same place, or beside it where a step may still be refused.
-COLUMNS = ["X", "OUTER", "INNER", "NEW_OUTER", "NEW_INNER", "FULL", "MOMENTUM", "COMPENSATION", "KIND", "R", "B", "C", "D", "LENGTH", "SIZE", "TILE_ROWS", "ROW_TILES", "COL_TILES", "N_OUTER", "ROWS", "N_INNER", "N_COL", "N_P", "N_Q", "ITEM", "ITEMS", "SLOT", "NAME", "LAST", "SCOPE", "SCOPED", "PART", "PARTS"]
+COLUMNS = [
+    "X",
+    "OUTER",
+    "INNER",
+    "NEW_OUTER",
+    "NEW_INNER",
+    "FULL",
+    "MOMENTUM",
+    "COMPENSATION",
+    "KIND",
+    "R",
+    "B",
+    "C",
+    "D",
+    "LENGTH",
+    "SIZE",
+    "TILE_ROWS",
+    "ROW_TILES",
+    "COL_TILES",
+    "N_OUTER",
+    "ROWS",
+    "N_INNER",
+    "N_COL",
+    "N_P",
+    "N_Q",
+    "ITEM",
+    "ITEMS",
+    "SLOT",
+    "NAME",
+    "LAST",
+    "SCOPE",
+    "SCOPED",
+    "PART",
+    "PARTS",
+]
 # Columns of the table of float32 numbers, a row per tensor.
-NUMBERS = ["PRESCALE", "UNIT", "EPS_IN", "EPS_AFTER", "PER_OUTER", "PER_INNER", "PER_ROW", "SHARE", "PER_X", "PER_U", "WEIGHT"]
+NUMBERS = [
+    "PRESCALE",
+    "UNIT",
+    "EPS_IN",
+    "EPS_AFTER",
+    "PER_OUTER",
+    "PER_INNER",
+    "PER_ROW",
+    "SHARE",
+    "PER_X",
+    "PER_U",
+    "WEIGHT",
+]
 
 WIDTH = tl.constexpr(len(COLUMNS))
 X, OUTER, INNER, NEW_OUTER, NEW_INNER, FULL, MOMENTUM, COMPENSATION = map(tl.constexpr, range(8))
