@@ -103,10 +103,10 @@ class TritonPasses:
         o = t.options
         averages = None if o.beta1 is None else o.momentum_on
         rates = [t.number(x) for x in (t.rates.lr, t.rates.step_size, t.rates.weight_decay)]
-        how = (o.scale_parameter, o.eps2, o.max_parameter_scale, o.clip_threshold)
-        how += (o.weight_decay_by, o.weight_decay_first, averages, -1.0 if o.maximize else 1.0)
+        size = (o.scale_parameter, o.eps2, o.max_parameter_scale, o.clip_threshold)
+        how = (o.weight_decay_by, o.weight_decay_first, averages, -1.0 if o.maximize else 1.0)
         launch(small.scale, t.count_scopes, t.x2, t.scopes, t.nums, t.x2, t.u2, t.factors, *rates,
-               *how)  # fmt: skip
+               *size, *how)  # fmt: skip
 
     def apply(self, works: Sequence[Work]) -> None:
         t = _table(works)
