@@ -108,7 +108,7 @@ def _mask(r, j, count, columns, left, WIDE_: tl.constexpr, FACTORED: tl.constexp
     if FACTORED:
         ok = (r < count)[:, None] & (j < columns)[None, :]
     else:
-        ok = r.to(tl.int64)[:, None] * WIDE_ + j[None, :] < left
+        ok = (r < count)[:, None] & (r.to(tl.int64)[:, None] * WIDE_ + j[None, :] < left)
     return ok
 
 

@@ -6,6 +6,7 @@ Triton is imported.
 
 import os
 
+import numpy as np
 import pytest
 
 import adafactor_core as af
@@ -217,9 +218,9 @@ def test_what_is_not_finite(policy, bad):
     grads["odd"][3, 5] = bad
     grads["vector"][2] = bad
     state = af.init(params, config)
-    got = af.step(params, grads, state, config, passes=(Must(),))
-    want = af.step(params, grads, state, config)
-    agree(got, want)
+    with np.errstate(all="ignore"):  # the interpreter's arithmetic is NumPy's
+        got = af.step(params, grads, state, config, passes=(Must(),))
+    agree(got, af.step(params, grads, state, config))
 
 
 def test_dead_rows_and_columns_stay_exactly():
@@ -291,7 +292,7 @@ def test_launches_do_not_grow_with_the_number_of_tensors(monkeypatch, options, m
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_conformance(monkeypatch, dtype):
     monkeypatch.setattr(plan, "kernel_passes", lambda wanted, params: (TritonPasses(CPU),))
-    judge(AsTorchOptimizer("torch.optim"), dtype, drawn=1, checks=("trajectory",))
+    judge(AsTorchOptimizer("torch.optim"), dtype, drawn=0, checks=("dead", "kahan", "moments"))
 
 
 def test_gradients_may_move_and_lose_their_alignment(monkeypatch):
