@@ -282,7 +282,10 @@ def measure(
 
 
 @triton.jit
-def _copied(source, into, start, step, count, BLOCK: tl.constexpr):
+def _copied(
+    ints, t, SOURCE: tl.constexpr, INTO: tl.constexpr, start, step, count, BLOCK: tl.constexpr
+):  # fmt: skip
+    source, into = place(ints, t, SOURCE, tl.float32), place(ints, t, INTO, tl.float32)
     for k in range(0, count, BLOCK):
         at = k + tl.arange(0, BLOCK)
         ok = at < count
@@ -333,11 +336,9 @@ def _apply(
         if WAITS:  # the new R and C are not in their place yet
             if j0 == 0:
                 for e in range(d):
-                    _copied(place(ints, t, NEW_OUTER, tl.float32), place(ints, t, OUTER, tl.float32),
-                            row + e, row_step, count, WIDE_)  # fmt: skip
+                    _copied(ints, t, NEW_OUTER, OUTER, row + e, row_step, count, WIDE_)
             if r0 == 0:
-                _copied(place(ints, t, NEW_INNER, tl.float32), place(ints, t, INNER, tl.float32),
-                        a_length + j0, 1, columns, WIDE_)  # fmt: skip
+                _copied(ints, t, NEW_INNER, INNER, a_length + j0, 1, columns, WIDE_)
     if ROUNDS == "stochastic":
         word = given(key, 0).to(tl.uint32, bitcast=True)
         named = folded(folded(word, cell(ints, t, NAME).to(tl.uint32)), PARAMETER)

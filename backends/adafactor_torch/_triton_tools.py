@@ -107,7 +107,8 @@ def place(table, t, column: tl.constexpr, kind: tl.constexpr):
 @triton.jit
 def given(x, i):
     """A number of the host as it is, or the entry of a device array: nobody waits for it."""
-    if not isinstance(x, float):  # which the interpreter leaves as they are
+    # Two conditions: Triton evaluates both sides of an `and`. The interpreter leaves floats alone.
+    if not isinstance(x, float):  # noqa: SIM102
         if x.dtype.is_ptr():
             x = tl.load(x + i)
     return x

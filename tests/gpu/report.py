@@ -7,7 +7,7 @@ import json
 from itertools import product
 from pathlib import Path
 
-import _kernels as kernels
+import _gpu_kernels as kernels
 import triton
 
 DOCS = Path(__file__).parents[2] / "docs"
