@@ -18,7 +18,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import adafactor_torch._plan as plan  # noqa: E402
-from _torch import AsTorchOptimizer, judge  # noqa: E402
 from adafactor_core._factoring import layout  # noqa: E402
 from adafactor_torch import Adafactor, _triton, _triton_cut  # noqa: E402
 from adafactor_torch._triton import TritonPasses  # noqa: E402
@@ -289,10 +288,25 @@ def test_launches_do_not_grow_with_the_number_of_tensors(monkeypatch, options, m
     assert counts == [most, most]
 
 
-def test_conformance(monkeypatch):
-    """One check of the kit: all of it takes minutes under the interpreter."""
-    monkeypatch.setattr(plan, "kernel_passes", lambda wanted, params: (TritonPasses(CPU),))
-    judge(AsTorchOptimizer("torch.optim"), "float32", drawn=0, checks=("dead",))
+@pytest.mark.parametrize("policy", ["propagate", "skip_tensor", "skip_step", "raise"])
+def test_an_optimizer_of_groups_whose_counters_are_numbers(monkeypatch, policy):
+    """In CPU memory rates are floats, where the other tests have arrays: both are compiled in."""
+    results = []
+    for passes in ((Must(),), ()):
+        monkeypatch.setattr(plan, "kernel_passes", lambda w, p, found=passes: found)
+        params = {n: torch.nn.Parameter(x) for n, x in tree(FEW, torch.float32, 0).items()}
+        groups = [
+            {"params": [(n, params[n]) for n in FEW[:2]], "weight_decay": 0.1},
+            {"params": [(n, params[n]) for n in FEW[2:]], "beta1": 0.9},
+        ]
+        optimizer = Adafactor(groups, lr=0.1, nonfinite=policy, max_grad_norm=1.0)
+        for t in (1, 2):
+            for n, g in tree(FEW, torch.float32, t).items():
+                params[n].grad = g
+            optimizer.step()
+        results.append(params)
+    for name in FEW:
+        close(results[0][name].detach(), results[1][name].detach(), 1e-6, name)
 
 
 def test_gradients_may_move_and_lose_their_alignment(monkeypatch):
