@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from adafactor_core import Work
-from adafactor_numpy._table import Box, box, refusal
+from adafactor_numpy._table import Box, box, last, refusal
 
 from ._sharded import PLAIN
 
@@ -36,8 +36,12 @@ def why_not(work: Work, devices: Sequence[str]) -> str:
     # Nor a negated view: its signs are not in memory.
     if not all(a.is_contiguous() and not a.is_neg() for a in arrays):
         return "not contiguous in C order"
-    if work.layout.factored and box(work).d > BEHIND:
-        return f"more than {BEHIND} elements behind the factored axes"
+    if work.layout.factored:
+        found = box(work)
+        if found.d > BEHIND:
+            return f"more than {BEHIND} elements behind the factored axes"
+        if found.c * found.d >= 1 << 31:  # places in a row are 32-bit numbers, others are not
+            return "2**31 elements in a row"
     return ""
 
 
@@ -75,7 +79,8 @@ def cut(work: Work, rows: int, aligned: bool) -> Cut:
         found = Box(1, -(-size // WIDE), 1, WIDE, 1, False)
         return Cut(UNFACTORED, found, size, rows, -(-found.r // rows), 1)
     width = found.c * found.d
-    fast = aligned and found.d == 1 and found.c % 8 == 0
+    # Random bits go by the last axis: behind the columns there may be one of size 1.
+    fast = aligned and found.d == 1 and found.c % 8 == 0 and found.c == last(work)
     columns = WIDE if fast else SLIM
     rows *= WIDE // min(WIDE, 1 << (width - 1).bit_length())
     tiles = -(-found.r // rows), -(-width // columns)

@@ -294,12 +294,11 @@ def _copied(
 
 
 @triton.jit
-def _bits(key, at, r, j, base, last, length):
+def _bits(key, at, r, j, base, last, length, FAST_: tl.constexpr):
     """Random bits by place in the tensor: rows of its last axis, whichever axes are factored."""
-    if last == length:
-        # Then every row of the chunk lies in one of them.
-        by_row = folded(key, (base // last + r).to(tl.uint32))
-        e = drawn(by_row[:, None], (base % last + j).to(tl.uint32)[None, :])
+    if FAST_:  # its columns are the last axis, so every row of a chunk lies in one row of that
+        row = base // last + r * (length // last)
+        e = drawn(folded(key, row.to(tl.uint32))[:, None], (base % last + j).to(tl.uint32)[None, :])
     else:
         where = base + at
         e = drawn(folded(key, (where // last).to(tl.uint32)), (where % last).to(tl.uint32))
@@ -373,7 +372,7 @@ def _apply(
             if DECAYS:
                 change = change - x * less
             if ROUNDS == "stochastic":
-                bits = _bits(named, at, r, j, base, cell(ints, t, LAST), length)
+                bits = _bits(named, at, r, j, base, cell(ints, t, LAST), length, FAST_)
                 y = narrowed_at_random(x + change, bits, X_KIND)
             else:
                 y = narrowed(x + change, X_KIND)
