@@ -43,8 +43,8 @@ def test_kernels_compile_without_spills(backend, dtype, target):
     for name, (kernel, constants) in kernels.variants(dtype).items():
         built = kernels.build(kernel, constants, kernels.TARGETS[target])
         assert built.spills == 0, f"{name}: {built.spills}"
-        # 8 warps of 64 threads at most: two programs and more have to fit into the registers.
-        assert built.registers <= (160 if "stochastic" in name else 128), name
+        # Two programs and more have to fit into the registers of a multiprocessor (65536).
+        assert built.registers <= 128, name
         if target != "gfx942" and name == "apply":
             whole = built.code
             assert whole.count("ld.global.v4") == 2 * (2 if dtype == "bfloat16" else 4)
