@@ -38,7 +38,7 @@ def test_under_the_interpreter(backend):
 
 
 @pytest.mark.parametrize("target", kernels.TARGETS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16"])  # report.py compiles them for every dtype
 def test_kernels_compile_without_spills(backend, dtype, target):
     for name, (kernel, constants) in kernels.variants(dtype).items():
         built = kernels.build(kernel, constants, kernels.TARGETS[target])

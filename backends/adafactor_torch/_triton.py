@@ -15,6 +15,7 @@ from adafactor_core import Metrics, Work
 from adafactor_core._metrics import of_scopes
 from adafactor_core._rounding import signed
 
+from . import _triton_apply as last
 from . import _triton_kernels as k
 from . import _triton_small as small
 from ._triton_cut import batches, why_not
@@ -120,8 +121,9 @@ class TritonPasses:
             key = 0 if w.key is None else signed(w.key) if isinstance(w.key, int) else w.key
             kinds = [KINDS[a.dtype] for a in (w.param, w.grad, w.param if m is None else m)]
             how = (*kinds, w.rounds, m is not None, w.decays, t.whole.guarded)
-            launch(k.apply, t.tiles, t.x2, *t.tables, t.grads, t.p, t.q, t.factors, *t.rate, t.gain,
-                   beta1, 1.0 - beta1, key, fine, step, *how)  # fmt: skip
+            sums = (t.p, t.q, t.factors)
+            launch(last.apply, t.tiles, t.x2, *t.tables, t.grads, *sums, *t.rate, t.gain, beta1,
+                   1.0 - beta1, key, fine, step, *how)  # fmt: skip
         t.finish()
 
     def metrics(self, works: Sequence[Work]) -> Sequence[Metrics]:

@@ -15,6 +15,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from adafactor_torch import _triton_apply as last
 from adafactor_torch import _triton_kernels as large
 from adafactor_torch import _triton_small as small
 from adafactor_torch._triton import WARPS
@@ -54,17 +55,17 @@ def variants(dtype: str) -> dict[str, tuple[Any, dict[str, Any]]]:
         "scale, all": (
             small.scale, {**size, "MOST": 1.0, "FIRST": True, "BY": "lr", "AVERAGES": "update"},
         ),
-        "apply": (large.apply, done),
-        "apply, momentum and decay": (large.apply, {**done, "AVERAGES": True, "DECAYS": True}),
+        "apply": (last.apply, done),
+        "apply, momentum and decay": (last.apply, {**done, "AVERAGES": True, "DECAYS": True}),
         "apply, momentum, decay, policy": (
-            large.apply, {**done, "AVERAGES": True, "DECAYS": True, "WAITS": True},
+            last.apply, {**done, "AVERAGES": True, "DECAYS": True, "WAITS": True},
         ),
         "squares": (small.squares, {"GUARDED": True}),
         "judge": (small.judge, {"CLIPS": True, "NORMED": True}),
     }  # fmt: skip
     if dtype != "float32":
-        found["apply, stochastic"] = (large.apply, {**done, "ROUNDS": "stochastic"})
-        found["apply, kahan"] = (large.apply, {**done, "ROUNDS": "kahan", "DECAYS": True})
+        found["apply, stochastic"] = (last.apply, {**done, "ROUNDS": "stochastic"})
+        found["apply, kahan"] = (last.apply, {**done, "ROUNDS": "kahan", "DECAYS": True})
     return found
 
 
