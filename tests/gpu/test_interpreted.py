@@ -290,6 +290,34 @@ def test_launches_do_not_grow_with_the_number_of_tensors(monkeypatch, options, m
     assert counts == [most, most]
 
 
+@pytest.mark.parametrize(("options", "most"), [({}, 10), ({"lr": 0.1}, 5)], ids=str)
+def test_what_torch_launches_besides(monkeypatch, options, most):
+    """With the counter on the device, as it is on a GPU: as much for many tensors as for few."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            self.seen += op.namespace == "aten"
+            return op(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(plan, "on_cpu", lambda x: False)
+    monkeypatch.setattr(plan, "kernel_passes", lambda w, p: (Must(),))
+    counts = []
+    for number in (2, 8):
+        params = [torch.nn.Parameter(drawn((3, 8), torch.float32, k)) for k in range(number)]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer = Adafactor(params, **options)
+        optimizer.step()
+        with monkeypatch.context() as patch, Count() as count:
+            patch.setattr(_triton, "launch", lambda *arguments: None)
+            optimizer.step()
+        counts.append(count.seen)
+    assert counts == [most, most]
+
+
 @pytest.mark.parametrize("policy", ["propagate", "skip_tensor", "skip_step", "raise"])
 def test_an_optimizer_of_groups_whose_counters_are_numbers(monkeypatch, policy):
     """In CPU memory rates are floats, where the other tests have arrays: both are compiled in."""
