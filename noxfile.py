@@ -30,7 +30,14 @@ MODULES = ["optax>=0.2.5", "flax>=0.12", "equinox>=0.13", "orbax-checkpoint>=0.1
 BACKENDS = {
     "core": ["array-api-strict>=2.4", "dask[array]"],
     "numpy": ["numba>=0.61", "ml_dtypes>=0.5", *DEMO],
-    "torch": [TORCH, "numba>=0.61", "ml_dtypes>=0.5", *DEMO, *FRAMEWORKS],
+    "torch": [
+        TORCH,
+        "triton>=3.2; sys_platform == 'linux'",
+        "numba>=0.61",
+        "ml_dtypes>=0.5",
+        *DEMO,
+        *FRAMEWORKS,
+    ],
     "distributed": [TORCH],
     "jax": [JAX, "numba>=0.61", *DEMO, *MODULES],
     "cupy": [CUPY, *CUDA, "numba>=0.61", "ml_dtypes>=0.5"],
@@ -119,6 +126,20 @@ def gpu_xla(session: nox.Session) -> None:
     ]
     session.install("--no-deps", *plugin)
     session.run("python", "tests/gpu/xla.py", "--write", env={"JAX_PLATFORMS": "cpu"})
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Checks and times torch on the GPU that is here: nox -s gpu -- --out docs/gpu.json.
+
+    Without a GPU, what the kernels take on GPUs that are not here, for docs/gpu.md.
+    """
+    # Not TORCH: that may be a build for CPUs. In an image that has one, the script runs by itself.
+    session.install("-e", ".", "numpy>=2.1", "torch", "triton>=3.2", "transformers>=5", "pytest>=8")
+    if session.posargs[:1] == ["kernels"]:
+        session.run("python", "tests/gpu/report.py")
+    else:
+        session.run("python", "tests/gpu/check.py", *session.posargs, success_codes=[0, 2])
 
 
 @nox.session

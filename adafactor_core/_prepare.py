@@ -122,6 +122,14 @@ def given_up(work: Work) -> dict[str, Array]:
     return {n: a for n, a in slots_.items() if compat.is_writeable_array(a)}
 
 
+def claimed(w: Work) -> Moments:
+    """The slots that kernels work on, in place: what was not given up is copied first."""
+    for name, array in {**w.moments._asdict(), "result": w.param}.items():
+        if array is not None and name not in w.into:
+            w.into[name] = w.xp.asarray(array, copy=True)
+    return Moments(*(None if m is None else w.into[n] for n, m in w.moments._asdict().items()))
+
+
 def check_counters(state: State, config: Config) -> None:
     """Raises StateError unless the state counts skips if and only if the options want it."""
     if counts(config) != (state.skipped is not None):

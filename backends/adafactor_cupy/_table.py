@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from adafactor_core import Moments, Work
+from adafactor_core import Work
 from adafactor_core._box import box, last
 from adafactor_core._numerics import dtype_name
+from adafactor_core._prepare import claimed
 from adafactor_core._rounding import name_word
 
 from . import _cut as c
@@ -61,18 +62,11 @@ class Table(list[Work]):
         held = first.moments.momentum
         m = "" if held is None else DTYPES[dtype_name(held)]
         self._instance = Instance(x, g, m, first.rounds)
-        self._new = [self._claimed(w) for w in self]
+        self._new = [claimed(w) for w in self]
         self._seen: list[int] = []
         self._held: list[Array] = []
         self._grads: Array = None
         self._lay_out()
-
-    def _claimed(self, w: Work) -> Moments:
-        """The slots to work on, in place: what was not given up is copied first."""
-        for name, array in {**w.moments._asdict(), "result": w.param}.items():
-            if array is not None and name not in w.into:
-                w.into[name] = w.xp.asarray(array, copy=True)
-        return Moments(*(None if m is None else w.into[n] for n, m in w.moments._asdict().items()))
 
     def _lay_out(self) -> None:
         boxes = [box(w) for w in self]

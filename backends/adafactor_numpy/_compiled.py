@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from array_api_compat import numpy as xp
 
-from adafactor_core import Metrics, Moments, Work
+from adafactor_core import Metrics, Work
 from adafactor_core._box import box, last, refusal
 from adafactor_core._decisions import MARGIN
 from adafactor_core._formulas import factors
 from adafactor_core._metrics import of_scopes
 from adafactor_core._numerics import LARGEST, TINY, device, dtype_name
+from adafactor_core._prepare import claimed
 from adafactor_core._rounding import PARAMETER, fold, name_word, signed
 from adafactor_core._work import Whole
 
@@ -270,7 +271,7 @@ class Table(list[Work]):
     def _fill_addresses(self) -> None:
         self.addr: Ints = np.zeros((len(self), 9), np.int64)
         self.nums = np.zeros((len(self), 11), self._dtype)
-        self._new = [self._claimed(w) for w in self]
+        self._new = [claimed(w) for w in self]
         self._beside = [self._shadow(w) for w in self]
         for t, (w, b) in enumerate(zip(self, self._boxes, strict=True)):
             if self.factored:
@@ -297,13 +298,6 @@ class Table(list[Work]):
         if not (self.factored and w.whole.guarded):
             return {}
         return {name: w.xp.empty_like(w.into[name]) for name in ("row", "col")}
-
-    def _claimed(self, w: Work) -> Moments:
-        """The slots to work on, in place: what was not given up is copied first."""
-        for name, array in {**w.moments._asdict(), "result": w.param}.items():
-            if array is not None and name not in w.into:
-                w.into[name] = w.xp.asarray(array, copy=True)
-        return Moments(*(None if m is None else w.into[n] for n, m in w.moments._asdict().items()))
 
     def _point(self, t: int, column: int, array: Any) -> None:
         self.addr[t, column] = self._describe(array).address

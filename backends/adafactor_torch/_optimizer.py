@@ -65,8 +65,9 @@ class Adafactor(Optimizer):
     float16, bfloat16, float32 or float64. `lr`: a number, a one-element tensor, or None for the
     paper's relative step, which schedulers then multiply. Options by name as in docs/options.md,
     per group except `seed`, `max_grad_norm`, `nonfinite`, `telemetry` and `max_scratch_bytes`.
-    `compiled`: True wants the Numba passes for CPU tensors, False the plain ones, None what is
-    there. Raises ConfigError, DTypeError or TreeError, naming the parameter or option.
+    `compiled`: True wants the kernels (Numba's for CPU tensors, Triton's for GPU tensors), False
+    the plain passes, None what is there. Raises ConfigError, DTypeError or TreeError, naming the
+    parameter or option.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from adafactor_core._schedules import Clock
 from adafactor_core._state import NO_MOMENTS
 from adafactor_core._work import Whole
 
-from ._cpu import compiled_passes
+from ._kernels import kernel_passes
 from ._rows import Row, on_cpu
 from ._traced import TracedPasses
 
@@ -68,7 +68,7 @@ class Plan:
             return arrange(works, (TracedPasses(),))
         kinds = (works[0].whole.sharded, *(_kind(w.grad) for w in works))
         if not self._groups or self._kinds != kinds:
-            passes = compiled_passes(self._compiled)
+            passes = kernel_passes(self._compiled, [w.param for w in works])
             # Kernels take batches of one clock.
             clocked: dict[int, list[Work]] = {}
             for row, work in zip(rows, works, strict=True):
