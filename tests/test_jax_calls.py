@@ -86,6 +86,13 @@ def test_for_another_platform_nothing_is_kept_in_one_piece():
     text = traced({"lr": 0.1}).lower(lowering_platforms=("cuda",)).as_text()
     assert "call @function" in text
     assert "inlineable" not in text
+    large = {"w": (2048, 2048)}  # of more than one block
+    here, there = (
+        traced({"lr": 0.1}, "bfloat16", large).lower(lowering_platforms=(name,)).as_text()
+        for name in ("cpu", "tpu")
+    )
+    assert "optimization_barrier" in here
+    assert "optimization_barrier" not in there
 
 
 def test_temporaries_are_those_of_one_tensor():

@@ -18,17 +18,19 @@ set_xla_metadata: Any = xla_metadata.set_xla_metadata  # untyped in JAX
 
 
 class CalledPasses(ArrayPasses):
-    """All of `inner`'s passes in one function, where no tensor waits for the others.
+    """All passes of a tensor in one function, where no tensor waits for the others.
 
     Traced once per kind of tensor. On a CPU the compiler may not take it apart: it would begin
     all tensors before it ended one, with a temporary of each tensor's size, three times as slow.
+    A program may be compiled on a CPU for another device, though: there `elsewhere` has the passes,
+    and a call in one piece would copy every tensor.
     Made anew for every trace, whose values it may keep.
     """
 
-    def __init__(self, inner: Passes, wanted: Callable[[Work], bool]) -> None:
+    def __init__(self, here: Passes, elsewhere: Passes, wanted: Callable[[Work], bool]) -> None:
         super().__init__(stream=False)
-        self._inner, self._wanted = inner, wanted
-        self._functions: dict[Hashable, Callable[..., Any]] = {}
+        self._passes, self._wanted = (here, elsewhere), wanted
+        self._functions: dict[Hashable, list[Callable[..., Any]]] = {}
 
     def serves(self, work: Work) -> str:
         if work.whole.joint:
@@ -53,36 +55,39 @@ class CalledPasses(ArrayPasses):
         numbers = tuple(None if isinstance(a, jax.Array) else a for a in held)
         kind = (id(w.options), w.layout, w.draws, w.width, spec, numbers)
         if kind not in self._functions:
-            self._functions[kind] = jax.jit(self._function(w, spec, numbers))
-        called = self._functions[kind]
+            made = [_function(w, spec, numbers, passes) for passes in self._passes]
+            self._functions[kind] = [jax.jit(function) for function in made]
+        here, elsewhere = self._functions[kind]
 
         def in_one_piece(*arrays: Any) -> Any:
             with set_xla_metadata(inlineable="false"):
-                return called(*arrays)
+                return here(*arrays)
 
-        # For a GPU it would copy: a program may be compiled on a CPU for another device.
         w.new, w.result, w.fine, sums = lax.platform_dependent(
-            *arrays, cpu=in_one_piece, default=called
+            *arrays, cpu=in_one_piece, default=elsewhere
         )
         # Of the names and axes of sums only the former are asked for where nothing is sharded.
         w.partials = {name: Partial(w.path, name, value, ()) for name, value in sums.items()}
-
-    def _function(self, w: Work, spec: Any, numbers: tuple[Any, ...]) -> Callable[..., Any]:
-        def function(*arrays: Any) -> Any:
-            given = iter(arrays)
-            held = [next(given) if a is None else a for a in numbers]
-            x, g, moments, rates, key, unscale, gain = jax.tree.unflatten(spec, held)
-            whole = replace(w.whole, unscale=unscale, gain=gain)
-            here = replace(
-                w, param=x, grad=g, moments=moments, rates=rates, key=key, whole=whole, partials={}
-            )
-            run([(self._inner, [here])], None)
-            sums = {name: s.value for name, s in here.partials.items()}
-            return here.new, here.result, here.fine, sums
-
-        return function
 
     def advance(self, works: Sequence[Work]) -> None: ...
     def measure(self, works: Sequence[Work]) -> None: ...
     def scale(self, works: Sequence[Work]) -> None: ...
     def apply(self, works: Sequence[Work]) -> None: ...
+
+
+def _function(w: Work, spec: Any, numbers: tuple[Any, ...], passes: Passes) -> Callable[..., Any]:
+    """Of the arrays that tensors like this one bring along, to what a step makes of them."""
+
+    def function(*arrays: Any) -> Any:
+        given = iter(arrays)
+        held = [next(given) if a is None else a for a in numbers]
+        x, g, moments, rates, key, unscale, gain = jax.tree.unflatten(spec, held)
+        whole = replace(w.whole, unscale=unscale, gain=gain)
+        here = replace(
+            w, param=x, grad=g, moments=moments, rates=rates, key=key, whole=whole, partials={}
+        )
+        run([(passes, [here])], None)
+        sums = {name: s.value for name, s in here.partials.items()}
+        return here.new, here.result, here.fine, sums
+
+    return function

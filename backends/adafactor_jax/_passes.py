@@ -28,7 +28,7 @@ def check_scan(scan: Any) -> None:
 def passes(scan: bool | None) -> tuple[Passes, ...]:
     """For one trace, or one eager step."""
     whole = XlaPasses(scan)
-    return CalledPasses(whole, on_one_cpu), whole
+    return CalledPasses(whole, XlaPasses(scan=False), on_one_cpu), whole
 
 
 class XlaPasses(ArrayPasses):

@@ -1,14 +1,15 @@
-"""Checks and times adafactor_torch on the GPU that is here: python tests/gpu/check.py
+"""Checks and times the adapters on the GPU that is here: python tests/gpu/check.py
 
-Needs torch, triton and numpy, and this repository; transformers is timed as well where it is
-installed. One check that fails is reported and does not stop the others. Writes gpu_check.json.
+Needs torch, triton and numpy, and this repository; CuPy and JAX are checked, transformers and optax
+timed as well where they are installed and find the GPU. One check that fails is reported and does
+not stop the others. Writes gpu_check.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,59 +19,9 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "backends"), str(ROOT / "tests")]
-
-STREAMS = 6  # of the tensor's bytes that a perfect step moves: G and X, G, then G, X and X
-LARGE = {"8192x8192": [(8192, 8192)], "4096x4096": [(4096, 4096)]}
-Steps = dict[str, Callable[[], Any]]
-
-
-def transformer(layers: int = 30, width: int = 512) -> list[tuple[int, ...]]:
-    """About 300 tensors: ten per layer."""
-    layer = [(width, width)] * 4 + [(width, 4 * width), (4 * width, width)] + [(width,)] * 4
-    return [(32_000, width), *layer * layers]
-
-
-def share(milliseconds: float, elements: int, itemsize: int, copy: float) -> float:
-    """Of the copy bandwidth (bytes per second) that six streams in this time amount to."""
-    return STREAMS * elements * itemsize / (milliseconds * 1e-3) / copy
-
-
-def median_ms(run: Callable[[], Any], repeats: int = 30) -> float:
-    for _ in range(5):
-        run()
-    times = []
-    for _ in range(repeats):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop))
-    return statistics.median(times)
-
-
-def copy_bandwidth() -> float:
-    """Bytes per second, read and written, of a copy larger than any cache."""
-    x = torch.empty(1 << 28, dtype=torch.float32, device="cuda")
-    y = torch.empty_like(x)
-    return 2 * x.nbytes / (median_ms(lambda: y.copy_(x)) * 1e-3)
-
-
-def model(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[torch.nn.Parameter]:
-    torch.manual_seed(0)
-    params = []
-    for shape in shapes:
-        p = torch.nn.Parameter(torch.randn(shape, device="cuda").to(dtype))
-        p.grad = torch.randn(shape, device="cuda").to(dtype)
-        params.append(p)
-    return params
-
-
-def ours(params: list[torch.nn.Parameter], **options: Any) -> Any:
-    from adafactor_torch import Adafactor
-
-    return Adafactor(params, **options)
+sys.path[:0] = [str(ROOT), str(ROOT / "backends"), str(ROOT / "tests"), str(Path(__file__).parent)]
+import _others as others
+from _bench import benchmark, copy_bandwidth, has_cupy, has_jax, model, other_rows, ours
 
 
 def conformance() -> str:
@@ -170,60 +121,21 @@ def peak_memory() -> str:
     return f"{extra:.3%} of the parameters"
 
 
-def steppers(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> dict[str, Any]:
-    """What is timed, as functions that make a step; each has tensors of its own when it is made."""
-    found: dict[str, Any] = {
-        "adafactor_torch": lambda: ours(model(shapes, dtype)).step,
-        "adafactor_torch, plain passes": lambda: ours(model(shapes, dtype), compiled=False).step,
-        "torch foreach": lambda: torch.optim.Adafactor(model(shapes, dtype), foreach=True).step,
-        "torch fused AdamW": lambda: torch.optim.AdamW(model(shapes, dtype), fused=True).step,
-    }
-    try:
-        from transformers.optimization import Adafactor as Hf
-    except ImportError:
-        pass
-    else:
-        found["transformers"] = lambda: Hf(model(shapes, dtype)).step
-    return found
+def together() -> str:
+    """torch, CuPy and JAX on the GPU against NumPy."""
+    takers = {"torch": others.torch_steps("cuda")}
+    takers |= {"cupy": others.cupy_steps} if has_cupy() else {}
+    takers |= {"jax": others.jax_steps} if has_jax() else {}
+    return others.agreement(takers)
 
 
-def replayed(step: Callable[[], Any]) -> Callable[[], Any]:
-    """The step as a CUDA graph: without the time that Python takes."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded):
-        step()
-    return recorded.replay
+def jax_conformance() -> str:
+    from _jax import AsJax
+    from _torch import judge
 
-
-def benchmark(copy: float) -> list[dict[str, Any]]:
-    rows = []
-    for work, shapes in {**LARGE, "300 tensors": transformer()}.items():
-        for dtype in (torch.bfloat16, torch.float32):
-            size = sum(torch.Size(s).numel() for s in shapes)
-            for name, make in steppers(shapes, dtype).items():
-                for graphed in (False, True) if name == "adafactor_torch" else (False,):
-                    row = {"work": work, "dtype": str(dtype).removeprefix("torch."), "name": name}
-                    row["graph"] = graphed
-                    try:
-                        ms = median_ms(replayed(make()) if graphed else make())
-                        row |= {"ms": ms, "of_copy": share(ms, size, dtype.itemsize, copy)}
-                    except Exception as error:  # a peer that fails is a row that says so
-                        row["error"] = f"{type(error).__name__}: {error}"[:300]
-                    rows.append(row)
-                    print(as_line(row), flush=True)
-                    torch.cuda.empty_cache()
-    return rows
-
-
-def as_line(row: dict[str, Any]) -> str:
-    name = row["name"] + (" (graph)" if row["graph"] else "")
-    end = row["error"] if "error" in row else f"{row['ms']:9.3f} ms  {row['of_copy']:6.1%} of copy"
-    return f"{row['work']:12} {row['dtype']:9} {name:32} {end}"
+    for dtype in ("float32", "bfloat16", "float16"):
+        judge(AsJax("jax on the GPU", "jit"), dtype, drawn=20)
+    return "float32, bfloat16, float16"
 
 
 CHECKS: dict[str, Callable[[], str]] = {
@@ -233,7 +145,15 @@ CHECKS: dict[str, Callable[[], str]] = {
     "CUDA graph": graph,
     "peak memory": peak_memory,
     "conformance": conformance,
+    "torch, CuPy, JAX and NumPy agree": together,
 }
+CUPY_CHECKS: dict[str, Callable[[], str]] = {
+    "CuPy: CUDA graph": others.cupy_graph,
+    "CuPy: peak memory": others.cupy_memory,
+    "CuPy: conformance": others.cupy_conformance,
+}
+JAX_CHECKS: dict[str, Callable[[], str]] = {"JAX: conformance": jax_conformance}
+EVERY = {**CHECKS, **CUPY_CHECKS, **JAX_CHECKS}
 
 
 def attempt(check: Callable[[], str]) -> dict[str, str]:
@@ -248,27 +168,30 @@ def attempt(check: Callable[[], str]) -> dict[str, str]:
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="gpu_check.json")
-    parser.add_argument("--only", nargs="*", choices=[*CHECKS, "benchmark"], default=None)
+    parser.add_argument("--only", nargs="*", choices=[*EVERY, "benchmark"], default=None)
     asked = parser.parse_args(words)
     if not torch.cuda.is_available():
         print("there is no GPU here that torch can use: nothing was checked")
         return 2
     import triton
 
-    wanted = [*CHECKS, "benchmark"] if asked.only is None else asked.only
+    # JAX would take three quarters of the memory, which torch and CuPy want as well.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    here = {**CHECKS, **(CUPY_CHECKS if has_cupy() else {}), **(JAX_CHECKS if has_jax() else {})}
+    wanted = [*here, "benchmark"] if asked.only is None else asked.only
     found: dict[str, Any] = {
         "card": torch.cuda.get_device_name(), "torch": torch.__version__,
         "triton": triton.__version__, "checks": {},
     }  # fmt: skip
     for name in wanted:
-        if name in CHECKS:
-            found["checks"][name] = attempt(CHECKS[name])
+        if name in EVERY:
+            found["checks"][name] = attempt(EVERY[name])
             print(f"{name:34} {found['checks'][name]}", flush=True)
             Path(asked.out).write_text(json.dumps(found, indent=1))
     if "benchmark" in wanted:
         copy = copy_bandwidth()
         print(f"{found['card']}: a copy moves {copy / 1e9:.0f} GB/s")
-        found |= {"copy": copy, "benchmark": benchmark(copy)}
+        found |= {"copy": copy, "benchmark": benchmark(copy) + other_rows(copy)}
     Path(asked.out).write_text(json.dumps(found, indent=1))
     return int(any(c["verdict"] != "ok" for c in found["checks"].values()))
 

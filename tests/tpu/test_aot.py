@@ -83,8 +83,9 @@ def test_hbm_moves_no_more_than_six_streams(built):
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_arrays_beyond_the_memory_on_the_chip_take_six_streams(topology, dtype):
-    built = build(topology, "blocks", dtype, {"w": (32768, 16384)})
+@pytest.mark.parametrize("layout", ["single", "blocks"])
+def test_arrays_beyond_the_memory_on_the_chip_take_six_streams(topology, dtype, layout):
+    built = build(topology, layout, dtype, {"w": (32768, 16384)})
     assert built.moved() == pytest.approx(built.minimum, rel=0.01)
     assert built.accessed == pytest.approx(built.minimum, rel=0.01)
 
