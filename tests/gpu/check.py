@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "backends"), str(ROOT / "tests"), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "backends"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import _others as others
 from _bench import benchmark, copy_bandwidth, has_cupy, has_jax, model, other_rows, ours
 
