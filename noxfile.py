@@ -135,7 +135,9 @@ def gpu(session: nox.Session) -> None:
     Without a GPU, what the kernels take on GPUs that are not here, for docs/gpu.md.
     """
     # Not TORCH: that may be a build for CPUs. In an image that has one, the script runs by itself.
-    session.install("-e", ".", "numpy>=2.1", "torch", "triton>=3.2", "transformers>=5", "pytest>=8")
+    session.install(
+        "-e", ".", "numpy>=2.1", "torch", "triton>=3.2", "transformers>=5", "pytest>=8", CUPY
+    )
     if session.posargs[:1] == ["kernels"]:
         session.run("python", "tests/gpu/report.py")
     else:
