@@ -13,7 +13,7 @@ try:
     import jax
     import jax.numpy as jnp
 
-    from adafactor_jax import adafactor, make_step
+    from adafactor_jax import _calls, adafactor, make_step
 except ImportError:  # then the fixture `backend` skips
     jax = None
 
@@ -22,6 +22,14 @@ pytestmark = [
     pytest.mark.usefixtures("backend"),
     pytest.mark.filterwarnings("ignore::adafactor_core.LowPrecisionWarning"),
 ]
+
+
+@pytest.fixture
+def in_one_piece(monkeypatch):
+    """Small tensors too."""
+    monkeypatch.setattr(_calls, "LARGE", 0)
+
+
 SHAPES = {"a": (9, 7), "b": (9, 7), "c": (7, 9), "d": (9,), "e": ()}
 OPTIONS = {
     "defaults": {},
@@ -51,6 +59,7 @@ def functions(options, **more):
     return sorted(Counter(names).values())
 
 
+@pytest.mark.usefixtures("in_one_piece")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_numbers_of_an_eager_step(name, dtype):
@@ -74,6 +83,46 @@ def test_the_numbers_of_an_eager_step(name, dtype):
             close(np.asarray(a, "float32"), np.asarray(b, "float32"), 2.0**-7)
 
 
+MIXED = {
+    "a": (jnp.float32, jnp.float32), "b": (jnp.float32, jnp.bfloat16),
+    "c": (jnp.bfloat16, jnp.float32), "d": (jnp.bfloat16, jnp.bfloat16),
+    "e": (jnp.float16, jnp.float16),
+} if jax else {}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (9, 7)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clip_threshold": None}, {"nonfinite": "skip_tensor"}, {"eps1": "finfo"},
+     {"beta1": 0.9, "clip_threshold": None}],
+    ids=str,
+)  # fmt: skip
+def test_tensors_that_differ_in_their_types_alone(options, shape):
+    """Each has a function of its own, which knows no other tensor's second moment."""
+    x = {n: jnp.full(shape, 0.5 + k / 8, d) for k, (n, (d, _)) in enumerate(MIXED.items())}
+    g = {n: jnp.full(shape, 10.0**-k, d) for k, (n, (_, d)) in enumerate(MIXED.items())}
+    x["weak"], g["weak"] = jnp.full(shape, 0.7), jnp.full(shape, 3.0, jnp.float32)
+    if shape == ():
+        x["weak"] = jnp.asarray(0.7)  # weakly typed, as Python's floats are
+    init, update = adafactor(0.1, **options)
+    state = init(x)
+    for (n, want), got in zip(
+        update(g, state, x)[0].items(), jax.jit(update)(g, state, x)[0].values(), strict=True
+    ):
+        close(np.asarray(got, "float32"), np.asarray(want, "float32"), 2.0**-8, n)
+
+
+def test_a_state_of_numpy_arrays_that_a_jit_closes_over():
+    init, update = adafactor(0.1)
+    x, g = drawn(0), drawn(1)
+    state = jax.tree.map(np.asarray, init(x))
+    got, _ = jax.jit(lambda g, x: update(g, state, x))(g, x)
+    want, _ = update(g, init(x), x)
+    for n in SHAPES:
+        close(np.asarray(got[n]), np.asarray(want[n]), 2e-6, n)
+
+
+@pytest.mark.usefixtures("in_one_piece")
 def test_one_function_for_all_tensors_of_a_kind():
     assert functions({"lr": 0.1}) == [1, 1, 1, 2]
     assert functions(OPTIONS["rules"]) == [1] * 5  # a and b have options of their own
@@ -82,6 +131,13 @@ def test_one_function_for_all_tensors_of_a_kind():
     assert functions({"lr": 0.1, "nonfinite": "skip_step"}) == []
 
 
+def test_small_tensors_are_not_calls():
+    text = traced({"lr": 0.1}).lower().as_text()
+    assert "call @function" in text  # traced once for all of a kind
+    assert "inlineable" not in text
+
+
+@pytest.mark.usefixtures("in_one_piece")
 def test_for_another_platform_nothing_is_kept_in_one_piece():
     text = traced({"lr": 0.1}).lower(lowering_platforms=("cuda",)).as_text()
     assert "call @function" in text
@@ -119,6 +175,7 @@ def test_no_value_of_a_trace_is_left_behind():
         jax.jit(lambda g, x: update(g, init(x), x))(drawn(1), drawn(0))
 
 
+@pytest.mark.usefixtures("in_one_piece")
 def test_a_derivative_through_calls():
     def after(lr, scan):
         init, update = adafactor(lr, scan=scan)
@@ -130,6 +187,7 @@ def test_a_derivative_through_calls():
     close(np.asarray(jitted), np.asarray(jax.grad(after)(0.1, None)), 1e-5)
 
 
+@pytest.mark.usefixtures("in_one_piece")
 def test_steps_in_a_scan():
     init, step = make_step(0.1)
     x = drawn(0)

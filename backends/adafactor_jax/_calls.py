@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import jax
@@ -17,11 +18,14 @@ from adafactor_core._work import Partial
 set_xla_metadata: Any = xla_metadata.set_xla_metadata  # untyped in JAX
 
 
+LARGE = 1 << 16  # elements from which on a call costs less than what it saves
+
+
 class CalledPasses(ArrayPasses):
     """All passes of a tensor in one function, where no tensor waits for the others.
 
-    Traced once per kind of tensor. On a CPU the compiler may not take it apart: it would begin
-    all tensors before it ended one, with a temporary of each tensor's size, three times as slow.
+    Traced once per kind of tensor. On a CPU the compiler may not take a large one's apart: it would
+    begin all tensors before it ended one, with temporaries of their sizes, three times as slow.
     A program may be compiled on a CPU for another device, though: there `elsewhere` has the passes,
     and a call in one piece would copy every tensor.
     Made anew for every trace, whose values it may keep.
@@ -53,7 +57,9 @@ class CalledPasses(ArrayPasses):
         )
         arrays = [a for a in held if isinstance(a, jax.Array)]
         numbers = tuple(None if isinstance(a, jax.Array) else a for a in held)
-        kind = (id(w.options), w.layout, w.draws, w.width, spec, numbers)
+        # Of one type each: jax.jit would trace the function again, but for the first tensor of it.
+        types = tuple(jax.typeof(a) for a in arrays)
+        kind = (id(w.options), w.layout, w.draws, w.width, spec, numbers, types)
         if kind not in self._functions:
             made = [_function(w, spec, numbers, passes) for passes in self._passes]
             self._functions[kind] = [jax.jit(function) for function in made]
@@ -63,9 +69,11 @@ class CalledPasses(ArrayPasses):
             with set_xla_metadata(inlineable="false"):
                 return here(*arrays)
 
-        w.new, w.result, w.fine, sums = lax.platform_dependent(
-            *arrays, cpu=in_one_piece, default=elsewhere
-        )
+        if prod(w.layout.shape) < LARGE:
+            found = elsewhere(*arrays)
+        else:
+            found = lax.platform_dependent(*arrays, cpu=in_one_piece, default=elsewhere)
+        w.new, w.result, w.fine, sums = found
         # Of the names and axes of sums only the former are asked for where nothing is sharded.
         w.partials = {name: Partial(w.path, name, value, ()) for name, value in sums.items()}
 
@@ -77,6 +85,7 @@ class CalledPasses(ArrayPasses):
 
 def _function(w: Work, spec: Any, numbers: tuple[Any, ...], passes: Passes) -> Callable[..., Any]:
     """Of the arrays that tensors like this one bring along, to what a step makes of them."""
+    w = replace(w)  # as it is now: the step's results will be set on it
 
     def function(*arrays: Any) -> Any:
         given = iter(arrays)

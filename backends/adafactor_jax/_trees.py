@@ -81,7 +81,7 @@ def unnamed(state: Any) -> Any:
         return state
     slots = named(state.moments, lambda x: isinstance(x, Moments) or _is_slots(x)).leaves
     moments = {path: NO_MOMENTS._replace(**m) if _is_slots(m) else m for path, m in slots.items()}
-    return state._replace(moments=moments, metrics=None)
+    return state._replace(moments=jax.tree.map(_array, moments), metrics=None)
 
 
 def as_given(made: State, given: State) -> State:
