@@ -53,9 +53,9 @@ def traced(options, dtype="float32", shapes=SHAPES):
 
 
 def functions(options, **more):
-    """How often the program calls each function; those of jax.numpy are left out."""
+    """How often the program calls each function that is to stay in one piece."""
     text = traced(options, **more).lower().as_text()
-    names = re.findall(r"call @(function\w*)\(.*inlineable", text)
+    names = re.findall(r"call @(by_platform\w*)\(", text)
     return sorted(Counter(names).values())
 
 
@@ -133,14 +133,14 @@ def test_one_function_for_all_tensors_of_a_kind():
 
 def test_small_tensors_are_not_calls():
     text = traced({"lr": 0.1}).lower().as_text()
-    assert "call @function" in text  # traced once for all of a kind
+    assert "call @tensor_step" in text  # which is traced once for all of a kind
     assert "inlineable" not in text
 
 
 @pytest.mark.usefixtures("in_one_piece")
 def test_for_another_platform_nothing_is_kept_in_one_piece():
     text = traced({"lr": 0.1}).lower(lowering_platforms=("cuda",)).as_text()
-    assert "call @function" in text
+    assert "call @by_platform" in text
     assert "inlineable" not in text
     large = {"w": (2048, 2048)}  # of more than one block
     here, there = (

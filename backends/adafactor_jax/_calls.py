@@ -18,7 +18,7 @@ from adafactor_core._work import Partial
 set_xla_metadata: Any = xla_metadata.set_xla_metadata  # untyped in JAX
 
 
-LARGE = 1 << 16  # elements from which on a call costs less than what it saves
+LARGE = 1 << 10  # elements from which on a call costs less than what it saves
 
 
 class CalledPasses(ArrayPasses):
@@ -34,7 +34,7 @@ class CalledPasses(ArrayPasses):
     def __init__(self, here: Passes, elsewhere: Passes, wanted: Callable[[Work], bool]) -> None:
         super().__init__(stream=False)
         self._passes, self._wanted = (here, elsewhere), wanted
-        self._functions: dict[Hashable, list[Callable[..., Any]]] = {}
+        self._functions: dict[Hashable, Callable[..., Any]] = {}
 
     def serves(self, work: Work) -> str:
         if work.whole.joint:
@@ -61,19 +61,10 @@ class CalledPasses(ArrayPasses):
         types = tuple(jax.typeof(a) for a in arrays)
         kind = (id(w.options), w.layout, w.draws, w.width, spec, numbers, types)
         if kind not in self._functions:
-            made = [_function(w, spec, numbers, passes) for passes in self._passes]
-            self._functions[kind] = [jax.jit(function) for function in made]
-        here, elsewhere = self._functions[kind]
-
-        def in_one_piece(*arrays: Any) -> Any:
-            with set_xla_metadata(inlineable="false"):
-                return here(*arrays)
-
-        if prod(w.layout.shape) < LARGE:
-            found = elsewhere(*arrays)
-        else:
-            found = lax.platform_dependent(*arrays, cpu=in_one_piece, default=elsewhere)
-        w.new, w.result, w.fine, sums = found
+            here, elsewhere = (_function(w, spec, numbers, p) for p in self._passes)
+            large = prod(w.layout.shape) >= LARGE
+            self._functions[kind] = _called(here, elsewhere, large)
+        w.new, w.result, w.fine, sums = self._functions[kind](*arrays)
         # Of the names and axes of sums only the former are asked for where nothing is sharded.
         w.partials = {name: Partial(w.path, name, value, ()) for name, value in sums.items()}
 
@@ -87,7 +78,7 @@ def _function(w: Work, spec: Any, numbers: tuple[Any, ...], passes: Passes) -> C
     """Of the arrays that tensors like this one bring along, to what a step makes of them."""
     w = replace(w)  # as it is now: the step's results will be set on it
 
-    def function(*arrays: Any) -> Any:
+    def tensor_step(*arrays: Any) -> Any:
         given = iter(arrays)
         held = [next(given) if a is None else a for a in numbers]
         x, g, moments, rates, key, unscale, gain = jax.tree.unflatten(spec, held)
@@ -99,4 +90,22 @@ def _function(w: Work, spec: Any, numbers: tuple[Any, ...], passes: Passes) -> C
         sums = {name: s.value for name, s in here.partials.items()}
         return here.new, here.result, here.fine, sums
 
-    return function
+    return tensor_step
+
+
+def _called(
+    here: Callable[..., Any], elsewhere: Callable[..., Any], large: bool
+) -> Callable[..., Any]:
+    """One of the two, as a function that is traced once: by the platform of the program."""
+    if not large:
+        return jax.jit(elsewhere)
+    piece = jax.jit(here)
+
+    def in_one_piece(*arrays: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return piece(*arrays)
+
+    def by_platform(*arrays: Any) -> Any:
+        return lax.platform_dependent(*arrays, cpu=in_one_piece, default=elsewhere)
+
+    return jax.jit(by_platform)
