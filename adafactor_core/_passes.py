@@ -58,6 +58,8 @@ class ArrayPasses:
     `stream`: over blocks, where the library can write to parts of arrays.
     """
 
+    _joins = False  # whether one sum over two columns costs less than two sums
+
     def __init__(self, *, stream: bool = True) -> None:
         self._stream = stream
 
@@ -73,7 +75,7 @@ class ArrayPasses:
                 sweeps.observe_param(w, self._blocks(w, "observe_param"))
                 sweeps.observe(w, self._blocks(w, "observe"))
                 if w.layout.factored:
-                    sweeps.observe_mean(w)
+                    sweeps.observe_mean(w, self._joins)
                 if w.whole.guarded and w.whole.normed:
                     w.partials["g2"] = marked(w)
 

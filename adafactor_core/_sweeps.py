@@ -111,23 +111,28 @@ def observe(w: Work, over: Blocks | None) -> None:
     w.measured = "u2" in axes
 
 
-def observe_mean(w: Work) -> None:
+def observe_mean(w: Work, joined: bool) -> None:
     """The two sums behind mean(R): they cross shards too, in the same reduction as the rest.
 
     Nor is it the mean of the new R elsewhere: a share in that is below float32's normal numbers
-    where a sum of squares is not yet, and XLA takes it for 0.
+    where a sum of squares is not yet, and XLA takes it for 0. `joined`: one sum over both, side by
+    side. Not everywhere: NumPy, and what wraps it, adds pairwise only where numbers are adjacent.
     """
     plan, sums, xp = w.layout, w.partials, w.xp
     both, axis = plan.row_axes + plan.col_axes, plan.col_axes[0]
-    shape = list(without(tuple(w.param.shape), both))
-    # Side by side: one sum, and under XLA one all-reduce, instead of two.
-    rows = xp.concat([sums["row"].value, w.moments.row], axis=axis)
-    shape[axis] = 2
-    means = sum_to(xp, rows * (1.0 / plan.count(plan.row_axes)), tuple(shape))
-    at = [slice(None)] * len(shape)
-    for k, (name, axes) in enumerate((("mean", both), ("old_mean", plan.row_axes))):
-        at[axis] = slice(k, k + 1)
-        sums[name] = Partial(w.path, name, part(means, tuple(at)), axes)
+    to = without(tuple(w.param.shape), both)  # (1, 1)
+    share = 1.0 / plan.count(plan.row_axes)
+    rows = [sums["row"].value, w.moments.row]  # (m, 1)
+    if joined:
+        pair = tuple(2 if a == axis else n for a, n in enumerate(to))  # (1, 2)
+        total = sum_to(xp, xp.concat(rows, axis=axis) * share, pair)
+        at = [tuple(slice(k, k + 1) if a == axis else slice(None) for a in range(len(to)))
+              for k in (0, 1)]  # fmt: skip
+        new, old = (part(total, index) for index in at)
+    else:
+        new, old = (sum_to(xp, row * share, to) for row in rows)
+    sums["mean"] = Partial(w.path, "mean", new, both)
+    sums["old_mean"] = Partial(w.path, "old_mean", old, plan.row_axes)
 
 
 def advance(w: Work) -> None:

@@ -38,6 +38,8 @@ class XlaPasses(ArrayPasses):
     before any sum, which would take most of a step.
     """
 
+    _joins = True  # to compile, and to all-reduce
+
     def __init__(self, scan: bool | None) -> None:
         super().__init__(stream=False)
         self._scan = scan
