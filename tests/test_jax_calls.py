@@ -133,7 +133,7 @@ def test_one_function_for_all_tensors_of_a_kind():
 
 def test_small_tensors_are_not_calls():
     text = traced({"lr": 0.1}).lower().as_text()
-    assert "call @tensor_step" in text  # which is traced once for all of a kind
+    assert "call @by_platform" in text  # which is traced once for all of a kind
     assert "inlineable" not in text
 
 

@@ -97,8 +97,6 @@ def _called(
     here: Callable[..., Any], elsewhere: Callable[..., Any], large: bool
 ) -> Callable[..., Any]:
     """One of the two, as a function that is traced once: by the platform of the program."""
-    if not large:
-        return jax.jit(elsewhere)
     piece = jax.jit(here)
 
     def in_one_piece(*arrays: Any) -> Any:
@@ -106,6 +104,7 @@ def _called(
             return piece(*arrays)
 
     def by_platform(*arrays: Any) -> Any:
-        return lax.platform_dependent(*arrays, cpu=in_one_piece, default=elsewhere)
+        on_cpu = in_one_piece if large else here
+        return lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere)
 
     return jax.jit(by_platform)
