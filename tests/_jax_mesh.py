@@ -22,6 +22,10 @@ from jax.sharding import PartitionSpec as P
 import adafactor_core as af
 from adafactor_jax import adafactor, make_step, state_sharding
 
+# Or programs overlap on few cores, and the all-reduces of one hold the threads that another needs:
+# XLA gives up after 40 s.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+
 SPECS = {
     "w": P("x", "y"),
     "t": P(None, ("x", "y")),

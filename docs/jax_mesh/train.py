@@ -171,6 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
+    # Or programs overlap on few cores, and their all-reduces wait for each other's threads.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     record = measured(options.steps)
     for name, row in record["differences"].items():
         print(f"{name:37}" + "".join(f"  {what} {d:.1e}" for what, d in row.items()))
