@@ -10,6 +10,7 @@ import _emulated
 import adafactor_core as af
 from _close import close, close_entries, close_narrow, dtype_of
 from _emulated import Emulated
+from _served import SERVED, check_dead_rows, check_propagates, drawn
 from _standin import Adafactor, Array, numpy
 from adafactor_core._box import Box
 from adafactor_cupy import _cut
@@ -18,33 +19,15 @@ from adafactor_cupy._passes import KernelPasses
 if _emulated.COMPILER is None:
     pytest.skip("no C++ compiler to run the kernels with", allow_module_level=True)
 
-SERVED = {
-    "default": {},
-    "lr": {"lr": 0.1},
-    "unclipped": {"clip_threshold": None},
-    "neither": {"lr": 0.1, "scale_parameter": False, "clip_threshold": None},
-    "momentum": {"beta1": 0.9},
-    "momentum of updates": {"lr": 0.1, "beta1": 0.9, "momentum_on": "update"},
+OPTIONS = SERVED | {
     "narrow momentum": {"beta1": 0.9, "momentum_dtype": "float16"},
-    "decay": {"lr": 0.1, "weight_decay": 0.1},
-    "decay by lr, first": {
-        "lr": 0.1, "weight_decay": 0.1, "weight_decay_by": "lr", "weight_decay_first": True,
-    },
-    "decay by itself": {"weight_decay": 0.01, "weight_decay_by": "none"},
-    "eps in statistics": {"eps1": 1e-3, "eps1_mode": "stats"},
-    "eps of the dtype": {"eps1": "finfo"},
     "first and last": {"factored_dims": (0, -1)},
     "last and first": {"factored_dims": (-1, 0)},
-    "full": {"factored": False},
-    "full, unclipped": {"factored": False, "clip_threshold": None, "beta1": 0.9},
-    "adam": {"decay_type": "adam", "decay_rate": 0.99},
-    "ascent": {"maximize": True, "beta1": 0.5, "weight_decay": 0.1},
-    "capped scale": {"max_parameter_scale": 0.01},
     "norm": {"max_grad_norm": 0.5},
     "norm, unclipped": {"max_grad_norm": 0.5, "clip_threshold": None, "beta1": 0.9},
     "full, norm": {"factored": False, "max_grad_norm": 0.5, "weight_decay": 0.1},
     "little scratch": {"max_scratch_bytes": 4096},
-}  # fmt: skip
+}
 # Lengths that vectors divide and that they do not, one tile and several, one lane and several,
 # axes before, between and behind the factored two.
 SHAPES = [
@@ -64,13 +47,6 @@ class Must(KernelPasses):
         reason = super().serves(work)
         assert reason in ("", "empty"), reason
         return reason
-
-
-def drawn(shape, dtype, seed=0):
-    """Heavy-tailed, so that no two rows or columns look alike."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal(shape) * np.exp(0.9 * rng.standard_normal(shape))
-    return np.asarray(x).astype(dtype)
 
 
 def follow(param, options, passes, steps=3, grads=None):
@@ -98,7 +74,7 @@ def agree(got, want, what, flips=1e-3):
             )
 
 
-@pytest.mark.parametrize("options", SERVED.values(), ids=SERVED)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_kernels_are_array_api_to_rounding(shape, options):
     if isinstance(options.get("factored_dims"), tuple) and len(shape) < 2:
@@ -124,7 +100,7 @@ def test_every_dtype(param, grad, name):
         x = drawn(shape, named(param))
         # One step: a rounding that falls the other way is more than 2 units of what becomes a
         # smaller value later.
-        got, want = (follow(x, SERVED[name], p, 1, named(grad)) for p in ((Must(),), ()))
+        got, want = (follow(x, OPTIONS[name], p, 1, named(grad)) for p in ((Must(),), ()))
         agree(got, want, str(shape))
 
 
@@ -177,24 +153,11 @@ def test_bits_of_16_bit_floats_are_numpys(dtype):
 @pytest.mark.parametrize("place", [(3, 5), (0, 0), (32, 64)])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_non_finite_gradients_propagate_as_in_array_api(place, bad):
-    x, g = drawn((33, 65), np.float32), drawn((33, 65), np.float32, 1)
-    g[place] = bad
-    for o in ({}, {"factored": False}, {"factored": False, "beta1": 0.9}):
-        config = af.Config(**o)
-        with np.errstate(invalid="ignore"):
-            want, _ = af.step(x, g, af.init(x, config), config)
-            got, _ = af.step(x, g, af.init(x, config), config, passes=(Must(),))
-        assert np.array_equal(np.isnan(got), np.isnan(want))
+    check_propagates((Must(),), place, bad)
 
 
 def test_dead_rows_and_columns_stay_exactly():
-    x, g = drawn((33, 65), np.float32), drawn((33, 65), np.float32, 1)
-    g[7] = g[:, 11] = 0
-    for scale in (2.0**-60, 1.0, 2.0**60):
-        y, _ = af.step(x, (g * scale).astype(np.float32), af.init(x), passes=(Must(),))
-        assert np.isfinite(y).all()
-        assert np.array_equal(y[7], x[7])
-        assert np.array_equal(y[:, 11], x[:, 11])
+    check_dead_rows((Must(),))
 
 
 def test_a_step_is_ten_launches_at_most_and_uploads_pointers_once():
@@ -251,7 +214,7 @@ class OnDevice(Must):
 @pytest.mark.parametrize("shape", [(97, 89), (70,)], ids=str)
 @pytest.mark.parametrize("name", ["default", "momentum", "decay by lr, first"])
 def test_rates_may_lie_on_the_device(shape, name):
-    x, config = drawn(shape, np.float32), af.Config(**SERVED[name])
+    x, config = drawn(shape, np.float32), af.Config(**OPTIONS[name])
     got, want = (
         af.step(x, x, af.init(x, config), config, passes=p, grad_scale=8.0)
         for p in ((OnDevice(),), ())

@@ -5,46 +5,21 @@ import pytest
 
 import adafactor_core as af
 from _close import close, close_entries, close_narrow, dtype_of
+from _served import SERVED, check_dead_rows, check_propagates, drawn
 
 pytest.importorskip("numba", reason="Numba is not installed")
 
 from adafactor_numpy import _table
 from adafactor_numpy._compiled import CompiledPasses
 
-SERVED = {
-    "default": {},
-    "lr": {"lr": 0.1},
-    "unclipped": {"clip_threshold": None},
-    "unscaled": {"lr": 0.1, "scale_parameter": False},
-    "neither": {"lr": 0.1, "scale_parameter": False, "clip_threshold": None},
-    "momentum": {"beta1": 0.9},
-    "momentum of updates": {"lr": 0.1, "beta1": 0.9, "momentum_on": "update"},
-    "decay": {"lr": 0.1, "weight_decay": 0.1},
-    "decay by lr, first": {
-        "lr": 0.1, "weight_decay": 0.1, "weight_decay_by": "lr", "weight_decay_first": True,
-    },
-    "eps in statistics": {"eps1": 1e-3, "eps1_mode": "stats"},
-    "eps of the dtype": {"eps1": "finfo"},
-    "largest": {"factored_dims": "largest"},
+OPTIONS = SERVED | {
     "first and last": {"factored_dims": (0, -1)},
     "last and first": {"factored_dims": (-1, 0)},
-    "full": {"factored": False},
-    "full, unclipped": {"factored": False, "clip_threshold": None, "beta1": 0.9},
-    "adam": {"decay_type": "adam", "decay_rate": 0.99},
-    "ascent": {"maximize": True, "beta1": 0.5, "weight_decay": 0.1},
-    "capped scale": {"max_parameter_scale": 0.01},
-}  # fmt: skip
+}
 SHAPES = [
     (), (1,), (7,), (1, 1), (1, 13), (13, 1), (5, 7), (97, 89), (3, 4, 5), (2, 3, 31, 17),
     (17, 3, 29), (64, 32, 3, 3), (3, 3, 16, 24), (2, 40_003), (40_003, 2), (131, 9001), (70_001,),
 ]  # fmt: skip
-
-
-def drawn(shape, dtype, seed=0, spread=3.0):
-    """Heavy-tailed, so that no two rows or columns look alike."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal(shape) * np.exp(spread * 0.3 * rng.standard_normal(shape))
-    return np.asarray(x).astype(dtype)
 
 
 def follow(param, options, passes, steps=3, grads=None, **kwargs):
@@ -72,7 +47,7 @@ def agree(got, want, what):
             close(a, b, wide, f"{what} {name}")
 
 
-@pytest.mark.parametrize("options", SERVED.values(), ids=SERVED)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_compiled_is_array_api_to_rounding(shape, options):
     if isinstance(options.get("factored_dims"), tuple) and len(shape) < 2:
@@ -91,7 +66,7 @@ def test_every_dtype(dtype, name):
     steps = 3 if dtype == "float64" else 1
     for shape in [(97, 89), (7,), (3, 4, 5), (64, 32, 3, 3), (40_003, 2)]:
         x = drawn(shape, dtype)
-        got, want = (follow(x, SERVED[name], p, steps) for p in ((Must(),), ()))
+        got, want = (follow(x, OPTIONS[name], p, steps) for p in ((Must(),), ()))
         agree(got, want, str(shape))
 
 
@@ -138,29 +113,13 @@ def test_partial_sums_do_not_depend_on_the_number_of_threads(monkeypatch):
 
 
 def test_dead_rows_and_columns_stay_exactly():
-    g = drawn((33, 65), np.float32)
-    g[7] = g[:, 11] = 0
-    for scale in (2.0**-60, 1.0, 2.0**60):
-        x = drawn((33, 65), np.float32)
-        state = af.init(x)
-        y, _ = af.step(x, (g * scale).astype(np.float32), state, passes=(Must(),))
-        assert np.isfinite(y).all()
-        assert np.array_equal(y[7], x[7])
-        assert np.array_equal(y[:, 11], x[:, 11])
+    check_dead_rows((Must(),))
 
 
 @pytest.mark.parametrize("place", [(3, 5), (0, 0), (32, 64)])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_non_finite_gradients_propagate_as_in_array_api(place, bad):
-    g = drawn((33, 65), np.float32)
-    g[place] = bad
-    x = drawn((33, 65), np.float32)
-    for o in ({}, {"factored": False}, {"factored": False, "beta1": 0.9}):
-        config = af.Config(**o)
-        with np.errstate(invalid="ignore"):
-            want, _ = af.step(x, g, af.init(x, config), config)
-            got, _ = af.step(x, g, af.init(x, config), config, passes=(Must(),))
-        assert np.array_equal(np.isnan(got), np.isnan(want))
+    check_propagates((Must(),), place, bad)
 
 
 def test_pure_unless_donated():

@@ -82,7 +82,7 @@ def _compiled(wanted: bool | None) -> tuple[Passes, ...]:
             "Numba is not installed: steps run in plain NumPy, with the same results but several "
             "times as long. pip install 'adafactor-core[numba]', or pass compiled=False.",
             MissingNumbaWarning,
-            stacklevel=5,  # the line that made the optimizer,
+            stacklevel=5,  # the line that made the optimizer
         )
     return ()
 

@@ -155,10 +155,11 @@ def cupy_memory() -> str:
 
 def cupy_stepper(shapes: Sequence[tuple[int, ...]], dtype: str) -> Callable[[], Any]:
     import cupy
+    import ml_dtypes
 
     from adafactor_cupy import Adafactor
 
-    kind = __import__("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
     x, g = (
         [cupy.random.standard_normal(s, dtype=cupy.float32).astype(kind) for s in shapes]
         for _ in range(2)

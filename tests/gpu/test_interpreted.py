@@ -11,6 +11,7 @@ import pytest
 
 import adafactor_core as af
 from _close import close, close_entries, close_narrow, dtype_of
+from _served import SERVED
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
@@ -49,29 +50,11 @@ SHAPES = {
     "outer": (2, 2, 16, 24), "behind": (5, 6, 33),
     "ones behind": (9, 16, 1),
 }  # fmt: skip
-SERVED = {
-    "default": {},
-    "lr": {"lr": 0.1},
-    "unclipped": {"clip_threshold": None},
-    "neither": {"lr": 0.1, "scale_parameter": False, "clip_threshold": None},
-    "momentum": {"beta1": 0.9},
-    "momentum of updates": {"lr": 0.1, "beta1": 0.9, "momentum_on": "update"},
-    "decay by alpha": {"lr": 0.1, "weight_decay": 0.1},
-    "decay by nothing": {"lr": 0.1, "weight_decay": 0.1, "weight_decay_by": "none"},
-    "decay by lr, first": {
-        "lr": 0.1, "weight_decay": 0.1, "weight_decay_by": "lr", "weight_decay_first": True,
-    },
-    "eps in statistics": {"eps1": 1e-3, "eps1_mode": "stats"},
-    "eps of the dtype": {"eps1": "finfo"},
-    "largest": {"factored_dims": "largest"},
-    "full": {"factored": False, "beta1": 0.9},
-    "adam": {"decay_type": "adam", "decay_rate": 0.99},
-    "ascent": {"maximize": True, "beta1": 0.5, "weight_decay": 0.1},
-    "capped scale": {"max_parameter_scale": 0.01},
+OPTIONS = SERVED | {
     "norm": {"max_grad_norm": 0.1},
     "skipped tensors": {"nonfinite": "skip_tensor", "max_grad_norm": 0.1},
     "skipped steps, telemetry": {"nonfinite": "skip_step", "telemetry": True},
-}  # fmt: skip
+}
 NARROW = ("vector", "odd", "aligned", "conv", "between", "ones behind")
 FEW = ("vector", "odd", "aligned", "conv")  # of every kind that is walked in a way of its own
 
@@ -135,7 +118,7 @@ def numbers(state):
     return [float(x) for m in state.metrics.values() for x in m]
 
 
-@pytest.mark.parametrize("options", SERVED.values(), ids=SERVED)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_is_array_api_to_rounding(options):
     agree(follow(FEW, options, (Must(),)), follow(FEW, options, ()))
 
