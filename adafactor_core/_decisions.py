@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 from ._errors import ConfigError, NonFiniteError
 from ._numerics import (
     LARGEST,
+    TINY,
     Array,
+    at_least,
+    at_most,
     choose,
     device,
     dtype_name,
@@ -21,6 +26,7 @@ from ._numerics import (
     move,
     namespace,
     on_host,
+    product,
     square_root,
     sum_to,
     wide,
@@ -88,16 +94,14 @@ def gathered(values: Sequence[Any]) -> Any:
     """The sum of numbers and arrays of one element: a number if all are on the host, else a 0-D
     array on the device of one of them, in the widest dtype among them."""
     arrays = [v for v in values if not on_host(v)]
-    total: Any = 0.0
-    for value in values:
-        if on_host(value):
-            total += float(value.item() if hasattr(value, "item") else value)
+    on_hand = [float(v.item() if hasattr(v, "item") else v) for v in values if on_host(v)]
+    total = sum(on_hand, 0.0)
     if not arrays:
         return total
     like = next((v for v in arrays if dtype_name(v) == "float64"), arrays[0])
-    for value in arrays:
-        total = total + move(namespace(value).reshape(value, ()), like, like.dtype)
-    return total
+    terms = [move(namespace(v).reshape(v, ()), like, like.dtype) for v in arrays]
+    found = reduce(add, terms)
+    return found + total if total else found
 
 
 def clip_globally(whole: Whole, squares: Any) -> None:
@@ -105,11 +109,12 @@ def clip_globally(whole: Whole, squares: Any) -> None:
     most: Any = whole.options.max_grad_norm
     before = 1.0 if whole.unscale is None else whole.unscale
     # A norm that overflowed would otherwise make every gradient 0, in silence.
-    norm = exposed(square_root(squares) * (1.0 / whole.unit) * before)
-    # Not min(most/norm, 1), which divides by 0 where all gradients are 0; nor most/max(norm, most):
-    # a `most` beyond float32 makes that NaN. NaN has to come through, as it does when clipped.
-    ratio = most / choose(norm == 0.0, 1.0, norm)
-    whole.gain = choose(norm <= most, 1.0, ratio) * before
+    norm = exposed(product(square_root(squares) * (1.0 / whole.unit), before))
+    # Where all gradients are 0, nothing is divided by 0. Not most/max(norm, most): a `most` beyond
+    # float32 makes that NaN. NaN in the norm comes through.
+    high = LARGEST["float64" if on_host(norm) else dtype_name(norm)]
+    low = min(max(0.5 * most, TINY["float64"]), high)
+    whole.gain = product(at_most(most / at_least(norm, low), 1.0), before)
 
 
 def decide(whole: Whole, odd: Any, works: Sequence[Work]) -> None:
@@ -168,18 +173,22 @@ def unscaling(grad_scale: Any) -> Any:
     return 1.0 / number
 
 
+def skips(fine: Any) -> Any:
+    """1 where not `fine`, else 0: an int for a bool, an int32 array for an array of bools."""
+    if isinstance(fine, bool):
+        return int(not fine)
+    xp = namespace(fine)
+    return xp.astype(xp.logical_not(fine), xp.int32)
+
+
 def counted(old: Array | int, fine: Any) -> Array | int:
     """A counter of skips after a step; `fine`: a bool, or an array of one."""
-    if isinstance(old, int) and isinstance(fine, bool):
-        return old + (not fine)
-    if isinstance(fine, bool):
-        xp = namespace(old)
-        return xp.asarray(old + int(not fine), dtype=old.dtype)  # type: ignore[union-attr]
-    xp = namespace(fine)
-    fine = xp.reshape(fine, ())
     if isinstance(old, int):
-        return xp.astype(xp.logical_not(fine), xp.int32) + old
-    return old + xp.astype(xp.logical_not(move(fine, old, fine.dtype)), old.dtype)
+        return skips(_single(fine)) + old
+    if not isinstance(fine, bool):
+        fine = move(_single(fine), old, fine.dtype)
+    xp = namespace(old)
+    return xp.asarray(old + skips(fine), dtype=old.dtype)
 
 
 def advanced(step: Array | int, fine: Any) -> Array | int:
@@ -187,3 +196,12 @@ def advanced(step: Array | int, fine: Any) -> Array | int:
     if isinstance(fine, bool):
         return counted(step, not fine)
     return counted(step, namespace(fine).logical_not(fine))
+
+
+def advance(step: Array, fine: Any) -> None:
+    """`advanced`, in place and in one operation, of a library that adds bools to integers."""
+    step += int(fine) if isinstance(fine, bool) else move(_single(fine), step, fine.dtype)
+
+
+def _single(fine: Any) -> Any:
+    return fine if isinstance(fine, bool) else namespace(fine).reshape(fine, ())

@@ -115,23 +115,49 @@ def at_least(x: Any, low: Any) -> Any:
 
     Not `xp.maximum(x, 1.0)`: that breaks torch.compile(fullgraph=True). Not `xp.clip`: on CuPy it
     goes through boolean indexing, a host sync. JAX's is one operation, where `where` is a call of
-    four, and a step has five of them per tensor to compile.
+    four, and a step has five of them per tensor to compile; torch's `where` launches three kernels.
     """
+    if isinstance(x, int | float):
+        return choose(x < low, low, x)
     if compat.is_jax_array(x):
         return namespace(x).maximum(x, low)
+    if isinstance(low, int | float) and compat.is_torch_array(x):
+        return x.clamp(min=low)
     return choose(x < low, low, x)
 
 
 def at_most(x: Any, high: Any) -> Any:
     """min(x, high), NaN in `x` kept."""
+    if isinstance(x, int | float):
+        other = isinstance(high, int | float) or not compat.is_torch_array(high)
+        return choose(x > high, high, x) if other else high.clamp(max=x)
     if compat.is_jax_array(x):
         return namespace(x).minimum(x, high)
+    if isinstance(high, int | float) and compat.is_torch_array(x):
+        return x.clamp(max=high)
     return choose(x > high, high, x)
 
 
 def exposed(x: Any) -> Any:
     """`x`, with NaN for infinity: dividing by an overflowed statistic would hide it in a 0."""
+    if not isinstance(x, int | float) and compat.is_torch_array(x):
+        return x.nan_to_num(math.nan, math.nan, -math.inf)  # one kernel and not three
     return choose(x < math.inf, x, math.nan)
+
+
+def product(a: Any, b: Any) -> Any:
+    """a*b for Python numbers and arrays; by the number 1 nothing is multiplied."""
+    if isinstance(a, float) and a == 1.0:
+        return b
+    return a if isinstance(b, float) and b == 1.0 else a * b
+
+
+def next_float(count: Array, dtype: DType) -> Array:
+    """count + 1 in `dtype`, for a 0-D array of integers; beyond 2^24 float32 cannot count."""
+    xp = namespace(count)
+    if compat.is_torch_array(count) and xp.get_default_dtype() == dtype:
+        return count + 1.0  # which gives the default dtype, without a cast of its own
+    return xp.astype(count + 1, dtype, copy=False)
 
 
 def square_root(x: Any) -> Any:

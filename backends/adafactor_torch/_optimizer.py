@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
@@ -23,9 +23,9 @@ from adafactor_core import (
     TreeError,
     Work,
 )
-from adafactor_core._decisions import advanced, counted, unscaling
+from adafactor_core._decisions import unscaling
 from adafactor_core._factoring import Layout, layout, small_unit
-from adafactor_core._numerics import assign, namespace
+from adafactor_core._numerics import namespace
 from adafactor_core._order import Group as Arranged
 from adafactor_core._order import run
 from adafactor_core._state import counts
@@ -33,6 +33,7 @@ from adafactor_core._step import warn_of_frozen
 from adafactor_core._tree import check_dtype
 from adafactor_core._work import Whole
 
+from ._counters import count_skips, count_step
 from ._loading import exact, matched
 from ._options import (
     NAMES,
@@ -46,7 +47,7 @@ from ._options import (
     static,
 )
 from ._plan import Plan, told
-from ._rows import Row, State, begun, checked_grad, fresh, lasting
+from ._rows import Row, State, begun, checked_grad, fresh
 from ._sharded import PLAIN, Placed, is_distributed, local, placed_like
 from ._sums import Meshes
 
@@ -395,7 +396,9 @@ class Adafactor(Optimizer):
         finally:
             for work in works:
                 work.grad = None
-        self._count(rows, works, whole, shared=key is None)
+        if counts(whole.options):
+            count_skips(rows, works)
+        count_step(rows, self._states() if key is None else [r.state for r in rows], whole.fine)
         if whole.options.telemetry:
             self._tell(groups, rows)
 
@@ -406,24 +409,3 @@ class Adafactor(Optimizer):
         else:
             for path in self._told.keys() & {row.path for row in rows}:
                 self._seen[path] = self._told[path]._version
-
-    def _count(self, rows: list[Row], works: list[Work], whole: Whole, shared: bool) -> None:
-        """Moves the counters: in place where all that share one have moved."""
-        if counts(whole.options):
-            for row, work in zip(rows, works, strict=True):
-                if work.fine is not None:
-                    skipped = row.state["skipped"]
-                    assign(skipped, (), counted(skipped, work.fine))
-        states = self._states() if shared else [row.state for row in rows]
-        sharing = Counter(id(state["step"]) for state in states)
-        moving: dict[int, list[Row]] = {}
-        for row in rows:
-            moving.setdefault(id(row.state["step"]), []).append(row)
-        for same in moving.values():
-            counter = same[0].state["step"]
-            after = advanced(counter, True if whole.fine is None else whole.fine)
-            if len(same) == sharing[id(counter)]:
-                assign(counter, (), after)
-            else:
-                for row in same:
-                    row.state["step"] = lasting(cast(torch.Tensor, after))
