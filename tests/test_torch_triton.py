@@ -1,7 +1,8 @@
 """The Triton passes without a GPU: run by the interpreter, compiled for GPUs, chosen and missing.
 
-What the kernels compute is tested in tests/gpu/test_interpreted.py, which this file runs in a
-process of its own: Triton has to know that it is to interpret before it is imported.
+What the kernels compute is tested in tests/gpu/test_interpreted.py, how many launches a step takes
+in tests/gpu/test_launches.py. This file runs each in a process of its own: Triton has to know that
+it is to interpret before it is imported.
 """
 
 import os
@@ -28,10 +29,11 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Triton has no interpreter there")
-def test_under_the_interpreter(backend):
+@pytest.mark.parametrize("file", ["test_interpreted.py", "test_launches.py"])
+def test_under_the_interpreter(backend, file):
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x"]
     done = subprocess.run(
-        [*words, str(HERE / "gpu" / "test_interpreted.py")],
+        [*words, str(HERE / "gpu" / file)],
         env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
         cwd=HERE.parent,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from array_api_compat import torch as xp
 from adafactor_core import ArrayPasses, Metrics, Work
 from adafactor_core._order import Group, arrange
 from adafactor_core._prepare import given_up, make_work, own_rates
-from adafactor_core._schedules import Clock
+from adafactor_core._schedules import Clock, Rates
 from adafactor_core._state import NO_MOMENTS
 from adafactor_core._work import Whole
 
@@ -48,19 +48,35 @@ class Plan:
         if self._identity != identity:
             self._works = [_work(r, clocks[id(r.state["step"])], whole) for r in rows]
             self._identity, self._groups = identity, ()
-        own = whole.options.nonfinite == "skip_tensor"
-        rates = [  # all of them first: one may be refused, and no gradient be kept for it
-            own_rates(
-                clocks[id(r.state["step"])], whole, r.options, r.param, work.width,
-                r.lag() if own else NO_MOMENTS,
-            )
-            for r, work in zip(rows, self._works, strict=True)
-        ]  # fmt: skip
+        rates = self._rates(rows, clocks, whole)  # of all: one may be refused, and no gradient kept
         for row, work, at in zip(rows, self._works, rates, strict=True):
             clock = clocks[id(row.state["step"])]
             key = clock.key(whole.options.seed, row.param) if work.draws else None
             work.again(row.grad, at, whole, key)
         return self._works
+
+    def _rates(self, rows: list[Row], clocks: dict[int, Clock], whole: Whole) -> list[Rates]:
+        own = whole.options.nonfinite == "skip_tensor"
+        found: dict[int, Rates] = {}
+        lags: dict[Any, list[tuple[int, torch.Tensor]]] = {}  # those on a device
+        for k, (row, work) in enumerate(zip(rows, self._works, strict=True)):
+            lag = row.lag() if own else NO_MOMENTS
+            if isinstance(lag.skipped, torch.Tensor):
+                kind = id(row.state["step"]), id(row.options), work.width, row.param.device
+                lags.setdefault(kind, []).append((k, lag.skipped))
+            else:
+                clock = clocks[id(row.state["step"])]
+                found[k] = own_rates(clock, whole, row.options, row.param, work.width, lag)
+        for pairs in lags.values():  # in as many operations for many tensors as for one
+            places, skipped = zip(*pairs, strict=True)
+            row, work = rows[places[0]], self._works[places[0]]
+            lag = NO_MOMENTS._replace(skipped=torch.stack(skipped))
+            clock = clocks[id(row.state["step"])]
+            at = own_rates(clock, whole, row.options, row.param, work.width, lag)
+            varies = isinstance(at.b, torch.Tensor) and at.b.ndim == 1
+            bs = at.b.unbind() if varies else [at.b] * len(places)
+            found |= {k: at._replace(b=b) for k, b in zip(places, bs, strict=True)}
+        return [found[k] for k in range(len(rows))]
 
     def groups(self, works: list[Work], rows: list[Row]) -> Sequence[Sequence[Group]]:
         """Who takes which records, in the order to `run` them."""

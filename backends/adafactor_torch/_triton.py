@@ -103,11 +103,11 @@ class TritonPasses:
         t = _table(works)
         o = t.options
         averages = None if o.beta1 is None else o.momentum_on
-        rates = [t.number(x) for x in (t.rates.lr, t.rates.step_size, t.rates.weight_decay)]
+        rates = [*t.scalars["lr"], *t.scalars["step_size"], *t.scalars["weight_decay"]]
         size = (o.scale_parameter, o.eps2, o.max_parameter_scale, o.clip_threshold)
         how = (o.weight_decay_by, o.weight_decay_first, averages, -1.0 if o.maximize else 1.0)
-        launch(small.scale, t.count_scopes, t.x2, t.scopes, t.nums, t.x2, t.u2, t.factors, *rates,
-               *size, *how)  # fmt: skip
+        launch(small.scale, t.count_scopes, t.x2, t.scopes, t.ints, t.nums, t.x2, t.u2, t.factors,
+               *rates, *size, *how)  # fmt: skip
 
     def apply(self, works: Sequence[Work]) -> None:
         t = _table(works)
@@ -117,13 +117,13 @@ class TritonPasses:
             if isinstance(verdict, torch.Tensor):
                 fine, step = verdict.to(t.x2.device).view(torch.uint8), 0
             m = w.moments.momentum
-            beta1 = 0.0 if t.rates.beta1 is None else t.number(t.rates.beta1)
+            beta1 = (t.scalars["beta1"][0], *t.scalars["rest"])
             key = 0 if w.key is None else signed(w.key) if isinstance(w.key, int) else w.key
             kinds = [KINDS[a.dtype] for a in (w.param, w.grad, w.param if m is None else m)]
-            how = (*kinds, w.rounds, m is not None, w.decays, t.whole.guarded)
+            how = (*kinds, w.rounds, m is not None, t.decays, t.whole.guarded)
             sums = (t.p, t.q, t.factors)
-            launch(last.apply, t.tiles, t.x2, *t.tables, t.grads, *sums, *t.rate, t.gain, beta1,
-                   1.0 - beta1, key, fine, step, *how)  # fmt: skip
+            launch(last.apply, t.tiles, t.x2, *t.tables, t.grads, *sums, *t.rate, t.gain, *beta1,
+                   key, fine, step, *how)  # fmt: skip
         t.finish()
 
     def metrics(self, works: Sequence[Work]) -> Sequence[Metrics]:

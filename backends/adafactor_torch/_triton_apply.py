@@ -32,6 +32,7 @@ from ._triton_tools import (
     NEW_OUTER,
     OUTER,
     PARAMETER,
+    RATE,
     SCOPE,
     SCOPED,
     SIZE,
@@ -80,7 +81,7 @@ def _bits(key, at, r, j, base, last, length, FAST_: tl.constexpr):
 
 @triton.jit
 def _apply(
-    i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, key,
+    i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key,
     X_KIND: tl.constexpr, G_KIND: tl.constexpr, M_KIND: tl.constexpr, ROUNDS: tl.constexpr,
     AVERAGES: tl.constexpr, DECAYS: tl.constexpr, WAITS: tl.constexpr, TALL_: tl.constexpr,
     WIDE_: tl.constexpr, FAST_: tl.constexpr, FACTORED: tl.constexpr,
@@ -94,7 +95,7 @@ def _apply(
     c_at = first_of(cell(ints, t, COMPENSATION), X_KIND, base, FAST_)
     j = tl.arange(0, WIDE_)
     eps, after = number(nums, t, EPS_IN), number(nums, t, EPS_AFTER)
-    rate, by = given(b, t * b_step), given(gain, 0)
+    rate, by = given(b, cell(ints, t, RATE) * b_step), given(gain, 0)
     b_count = cell(ints, t, B)
     a = ab // b_count
     scope = factors + 3 * (cell(ints, t, SCOPE) + a * cell(ints, t, SCOPED))
@@ -115,7 +116,8 @@ def _apply(
         word = given(key, 0).to(tl.uint32, bitcast=True)
         named = folded(folded(word, cell(ints, t, NAME).to(tl.uint32)), PARAMETER)
     if AVERAGES:
-        keep, take = given(beta1, 0), given(rest, 0)
+        at = cell(ints, t, RATE) * beta_step
+        keep, take = given(beta1, at), given(rest, at)
     for k in range(0, count, TALL_):
         r = k + tl.arange(0, TALL_)
         ok = mask(r, j, count, columns, left, WIDE_, FACTORED)
@@ -152,9 +154,9 @@ def _apply(
         tl.store(x_at + at, y, ok)
 
 
-@triton.jit(do_not_specialize=["b_step", "key", "fine_step"])
+@triton.jit(do_not_specialize=["b_step", "beta_step", "key", "fine_step"])
 def apply(
-    items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, key, fine, fine_step,
+    items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key, fine, fine_step,
     X_KIND: tl.constexpr, G_KIND: tl.constexpr, M_KIND: tl.constexpr, ROUNDS: tl.constexpr,
     AVERAGES: tl.constexpr, DECAYS: tl.constexpr, WAITS: tl.constexpr,
 ):  # fmt: skip
@@ -165,14 +167,14 @@ def apply(
     if WAITS:
         kind = tl.where(tl.load(fine + t * fine_step) != 0, kind, -1)
     if kind == FAST:
-        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, key,
+        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key,
                X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, TALL, WIDE, True,
                True)  # fmt: skip
     elif kind == GENERAL:
-        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, key,
+        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key,
                X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, HIGH, SLIM, False,
                True)  # fmt: skip
     elif kind >= 0:
-        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, key,
+        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key,
                X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, FLAT, WIDE, False,
                False)  # fmt: skip

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from adafactor_core import Work
+from adafactor_core import Config, Work
 from adafactor_core._box import Box, box, last, refusal
+from adafactor_core._schedules import alike
 
 from ._sharded import PLAIN
 
@@ -138,9 +139,12 @@ def scopes(t: int, c: Cut, work: Work, first: int) -> list[tuple[int, int, int, 
 
 def batches(works: Sequence[Work]) -> list[list[Work]]:
     """Tensors of one kind together, however many: what differs is compiled into the kernels."""
+    first: dict[int, Config] = {}  # by the identity of options: those of the first that are alike
     found: dict[Any, list[Work]] = {}
     for w in works:
-        m = w.moments.momentum
+        o, m = w.options, w.moments.momentum
+        if id(o) not in first:
+            first[id(o)] = next((other for other in first.values() if alike(o, other)), o)
         kinds = (w.param.dtype, w.grad.dtype, None if m is None else m.dtype)
-        found.setdefault((id(w.options), w.param.device, kinds), []).append(w)
+        found.setdefault((id(first[id(o)]), w.param.device, kinds), []).append(w)
     return list(found.values())

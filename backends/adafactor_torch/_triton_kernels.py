@@ -32,6 +32,7 @@ from ._triton_tools import (
     OUTER,
     PER_ROW,
     PRESCALE,
+    RATE,
     ROWS,
     SHARE,
     SIZE,
@@ -113,7 +114,7 @@ def _observe(
     j = tl.arange(0, WIDE_)
     over = number(nums, t, PRESCALE) if FACTORED else number(nums, t, UNIT)
     eps, share = number(nums, t, EPS_IN), number(nums, t, SHARE)
-    rate, by = given(b, t * b_step), given(gain, 0)
+    rate, by = given(b, cell(ints, t, RATE) * b_step), given(gain, 0)
     rows = cell(ints, t, ROWS)
     b_count = cell(ints, t, B)
     # Of the first row of the tile, and from row to row.
@@ -223,7 +224,7 @@ def _measure(
     v_at = first_of(cell(ints, t, FULL), tl.float32, base, FAST_)
     j = tl.arange(0, WIDE_)
     eps, after = number(nums, t, EPS_IN), number(nums, t, EPS_AFTER)
-    rate, by = given(b, t * b_step), given(gain, 0)
+    rate, by = given(b, cell(ints, t, RATE) * b_step), given(gain, 0)
     b_count = cell(ints, t, B)
     a_length = (ab // b_count) * length + (ab % b_count) * (cell(ints, t, C) * d)
     row = ((ab // b_count) * cell(ints, t, R) + r0) * b_count * d + (ab % b_count) * d

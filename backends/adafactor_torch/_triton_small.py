@@ -31,6 +31,7 @@ from ._triton_tools import (
     PER_OUTER,
     PER_U,
     PER_X,
+    RATE,
     ROW_TILES,
     ROWS,
     SLOT,
@@ -136,24 +137,26 @@ def advance(
     i = tl.program_id(0)
     t, ab = tl.load(parts + i * 3), tl.load(parts + i * 3 + 1)
     start = tl.load(parts + i * 3 + 2).to(tl.int64) * 128
-    rate, by = given(b, t * b_step), given(gain, 0)
+    rate, by = given(b, cell(ints, t, RATE) * b_step), given(gain, 0)
     if ab >= 0:
         _advance_rows(ints, nums, outer, totals, olds, p, t, ab, start, rate, by, odd + i, GUARDED)
     else:
         _advance_cols(ints, nums, inner, q, t, start, rate, by, odd + i, GUARDED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["lr_step", "size_step", "decay_step"])
 def scale(
-    scopes, nums, x2, u2, factors, lr, step_size, weight_decay,
+    scopes, ints, nums, x2, u2, factors, lr, lr_step, step_size, size_step, weight_decay,
+    decay_step,
     SCALED: tl.constexpr, EPS2: tl.constexpr, MOST: tl.constexpr, THRESHOLD: tl.constexpr,
     BY: tl.constexpr, FIRST: tl.constexpr, AVERAGES: tl.constexpr, SIGN: tl.constexpr,
 ):  # fmt: skip
     """`factors` of adafactor_core._formulas per scope: (tensor, tiles of X*X, tiles of U*U)."""
     at = scopes + tl.program_id(0) * 5
     t = tl.load(at)
-    rate, alpha = given(lr, 0), given(step_size, 0)
-    decay = given(weight_decay, 0)
+    k = cell(ints, t, RATE)
+    rate, alpha = given(lr, k * lr_step), given(step_size, k * size_step)
+    decay = given(weight_decay, k * decay_step)
     if SCALED:
         mean = total(x2, tl.load(at + 1), tl.load(at + 2), BLOCK) * number(nums, t, PER_X)
         rms = tl.sqrt_rn(mean)

@@ -32,7 +32,7 @@ def _aligned(w: Work) -> bool:
 
 
 class Table(list[Work]):
-    """A batch of tensors with one set of options and dtypes.
+    """A batch of tensors of the same dtypes, whose options differ in numbers of a step at most.
 
     Made for gradients of these dtypes and of this alignment; `refresh` looks where they are.
     """
@@ -44,8 +44,17 @@ class Table(list[Work]):
         for w, new in zip(self, self._new, strict=True):
             w.new = new
         self._device = self[0].param.device
-        self._spare: torch.Tensor | None = None
-        self._pinned: list[torch.Tensor] = []
+        # Tensors with the same rates read the same entry of vectors of those. Under "skip_tensor"
+        # each has a decay of its own.
+        own = self.whole.options.nonfinite == "skip_tensor"
+        names = [id(w) if own else id(w.options) for w in self]
+        places = {name: k for k, name in enumerate(dict.fromkeys(names))}
+        self._rows = [places[name] for name in names]
+        self._leaders = [self[self._rows.index(k)] for k in range(len(places))]
+        self._numbers: list[float] = []
+        self._held = self._floats(0)
+        self._spares: dict[torch.dtype, torch.Tensor] = {}
+        self._kept: list[torch.Tensor] = []
         self._addresses: list[int] = []
         self._build([_aligned(w) for w in self])
 
@@ -55,8 +64,8 @@ class Table(list[Work]):
         return self[0].whole
 
     @property
-    def rates(self) -> Rates:
-        return self[0].rates
+    def decays(self) -> bool:
+        return any(w.decays for w in self._leaders)
 
     @property
     def tables(self) -> tuple[torch.Tensor, ...]:
@@ -95,7 +104,7 @@ class Table(list[Work]):
                 "N_Q": cols[t], "ITEM": tiles[t], "ITEMS": c.tiles, "SLOT": slots[t],
                 "NAME": name_word(w.path), "LAST": last(w), "SCOPE": scope[t],
                 "SCOPED": int(len(scopes_[t]) > 1), "PART": part[t],
-                "PARTS": len(programs[t]), **self._places(w, c),
+                "PARTS": len(programs[t]), "RATE": self._rows[t], **self._places(w, c),
             }  # fmt: skip
             if waits and factored[t]:
                 start = self.waiting.data_ptr()
@@ -122,7 +131,6 @@ class Table(list[Work]):
         )
         self.verdicts = self.fine.view(torch.bool).unbind()
         self.gain: Any = 1.0
-        self.rate: tuple[Any, int] = (1.0, 0)
 
     def _places(self, w: Work, c: Cut) -> dict[str, int]:
         """Addresses of what a step writes to; 0 for what the tensor does not have."""
@@ -154,39 +162,70 @@ class Table(list[Work]):
             aligned = [_aligned(w) for w in self]
             if any(old and not new for old, new in zip(self._aligned, aligned, strict=True)):
                 self._build([a and b for a, b in zip(self._aligned, aligned, strict=True)])
-            self.grads = self._sent(found)
+            self.grads = self._sent(found, torch.int64)
         self.regain()
-        own = self.whole.options.nonfinite == "skip_tensor"
-        several = own and any(w.rates.b is not self.rates.b for w in self)
-        if several and all(isinstance(w.rates.b, float) for w in self):
-            self.rate = torch.tensor([w.rates.b for w in self]).to(self._device), 1
-        elif several:
-            self.rate = torch.stack([self.number(w.rates.b) for w in self]), 1
-        else:
-            self.rate = self.number(self.rates.b), 0
+        self.scalars = self._scalars()
+        if self._capturing():  # a graph reads them whenever it runs
+            self._kept += [self.grads, self._held]
+
+    @property
+    def rate(self) -> tuple[Any, int]:
+        return self.scalars["b"]
+
+    def _scalars(self) -> dict[str, tuple[Any, int]]:
+        """The rates as kernels take them: a scalar and 0, or a vector of the leaders' and 1."""
+        columns = {n: [getattr(w.rates, n) for w in self._leaders] for n in Rates._fields}
+        columns["beta1"] = [0.0 if x is None else x for x in columns["beta1"]]
+        columns["rest"] = [1.0 - x for x in columns["beta1"]]
+        several = {n for n, xs in columns.items() if any(not _same(x, xs[0]) for x in xs)}
+        if not several:
+            return {n: (self.number(xs[0]), 0) for n, xs in columns.items()}
+        numbers = [x if isinstance(x, float) else 0.0 for xs in columns.values() for x in xs]
+        if numbers != self._numbers:
+            self._numbers, self._held = numbers, self._sent(numbers, torch.float32)
+        held = self._held.view(len(columns), -1)
+        stacks: dict[tuple[int, ...], torch.Tensor] = {}  # the rate is often the step size
+        found: dict[str, tuple[Any, int]] = {}
+        for row, (n, xs) in enumerate(columns.items()):
+            if n not in several:
+                found[n] = self.number(xs[0]), 0
+            elif all(isinstance(x, float) for x in xs):
+                found[n] = held[row], 1
+            else:
+                key = tuple(map(id, xs))
+                if key not in stacks:
+                    floats = held[row].unbind()
+                    stacks[key] = torch.stack([
+                        y if isinstance(x, float) else self.number(x)
+                        for x, y in zip(xs, floats, strict=True)
+                    ])  # fmt: skip
+                found[n] = stacks[key], 1
+        return found
 
     def regain(self) -> None:
         """What gradients are multiplied by; after observe, the clip of the global norm is in it."""
         gain = self.whole.gain
         self.gain = 1.0 if gain is None else self.number(gain)
 
-    def _sent(self, addresses: Sequence[int]) -> torch.Tensor:
+    def _sent(self, numbers: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
         """On the device, without waiting for it."""
-        values = torch.tensor(addresses, dtype=torch.int64)
+        values = torch.tensor(numbers, dtype=dtype)
         if self._device.type != "cuda":
             return values.to(self._device)
-        capturing = torch.cuda.is_current_stream_capturing()
+        capturing = self._capturing()
         # A graph copies from this memory whenever it runs, so it keeps memory of its own; and what
         # pins memory is not to be called while it is recorded.
-        pinned = self._spare if capturing and self._spare is not None else values.pin_memory()
-        pinned.copy_(values)
+        spare = self._spares.pop(dtype, None) if capturing else None
+        pinned = values.pin_memory() if spare is None else spare.copy_(values)
         sent = pinned.to(self._device, non_blocking=True)
         if capturing:
-            self._pinned += [pinned, sent]
-            self._spare = None
-        elif self._spare is None:
-            self._spare = torch.empty_like(values).pin_memory()
+            self._kept.append(pinned)
+        elif dtype not in self._spares:
+            self._spares[dtype] = torch.empty_like(values).pin_memory()
         return sent
+
+    def _capturing(self) -> bool:
+        return self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def means(self, w: Work, c: Cut, name: str) -> torch.Tensor:
         """Mean squares of X or U per RMS scope of the last step."""
@@ -207,6 +246,10 @@ class Table(list[Work]):
         for w, new in zip(self, self._new, strict=True):
             w.result = w.into["result"]
             w.new = new
+
+
+def _same(x: Any, y: Any) -> bool:
+    return x is y or (isinstance(x, float) and isinstance(y, float) and x == y)
 
 
 def _numbers(w: Work, c: Cut) -> dict[str, float]:

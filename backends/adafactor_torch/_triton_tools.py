@@ -47,6 +47,7 @@ COLUMNS = [
     "SCOPED",
     "PART",
     "PARTS",
+    "RATE",
 ]
 # Columns of the table of float32 numbers, a row per tensor.
 NUMBERS = [
@@ -67,7 +68,7 @@ WIDTH = tl.constexpr(len(COLUMNS))
 X, OUTER, INNER, NEW_OUTER, NEW_INNER, FULL, MOMENTUM, COMPENSATION = map(tl.constexpr, range(8))
 KIND, R, B, C, D, LENGTH, SIZE, TILE_ROWS, ROW_TILES, COL_TILES = map(tl.constexpr, range(8, 18))
 N_OUTER, ROWS, N_INNER, N_COL, N_P, N_Q, ITEM, ITEMS, SLOT = map(tl.constexpr, range(18, 27))
-NAME, LAST, SCOPE, SCOPED, PART, PARTS = map(tl.constexpr, range(27, 33))
+NAME, LAST, SCOPE, SCOPED, PART, PARTS, RATE = map(tl.constexpr, range(27, 34))
 
 COUNT = tl.constexpr(len(NUMBERS))
 PRESCALE, UNIT, EPS_IN, EPS_AFTER, PER_OUTER, PER_INNER = map(tl.constexpr, range(6))

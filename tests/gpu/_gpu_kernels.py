@@ -30,7 +30,10 @@ POINTERS = {
     "items": "*i32", "parts": "*i32", "scopes": "*i32", "ints": "*i64", "grads": "*i64",
     "fine": "*u8", "normal": "*u8", "key": "*i32",
 }  # fmt: skip
-NUMBERS = {"b_step": "i32", "fine_step": "i32", "unit": "fp32"}
+NUMBERS = {
+    **dict.fromkeys(("b_step", "lr_step", "size_step", "decay_step", "beta_step"), "i32"),
+    "fine_step": "i32", "unit": "fp32",
+}  # fmt: skip
 
 
 def variants(dtype: str) -> dict[str, tuple[Any, dict[str, Any]]]:

@@ -20,7 +20,7 @@ pytest.importorskip("triton")
 
 import adafactor_torch._plan as plan  # noqa: E402
 from adafactor_core._factoring import layout  # noqa: E402
-from adafactor_torch import Adafactor, _triton, _triton_cut  # noqa: E402
+from adafactor_torch import Adafactor, _triton_cut  # noqa: E402
 from adafactor_torch._triton import TritonPasses  # noqa: E402
 
 CPU = ("cpu",)
@@ -244,61 +244,6 @@ def test_what_is_refused_says_why(reason):
     said.clear()
     af.step(x, torch.ones_like(x), af.init(x, config), config, passes=(Listening(("cuda",)),))
     assert said == ["not a plain tensor on cuda"]
-
-
-@pytest.mark.parametrize(
-    ("options", "most"),
-    [({}, 5), ({"clip_threshold": None}, 4), ({"max_grad_norm": 1.0}, 6),
-     ({"max_grad_norm": 1.0, "nonfinite": "skip_step", "beta1": 0.9}, 7)],
-    ids=str,
-)  # fmt: skip
-def test_launches_do_not_grow_with_the_number_of_tensors(monkeypatch, options, most):
-    counts = []
-    real = _triton.launch
-
-    def counted(*arguments, **kwargs):
-        counts[-1] += 1
-        real(*arguments, **kwargs)
-
-    monkeypatch.setattr(_triton, "launch", counted)
-    monkeypatch.setattr(plan, "kernel_passes", lambda wanted, params: (Must(),))
-    for number in (3, 30):
-        shapes = [(5, 8), (3,), (4, 3)] * (number // 3)
-        params = [torch.nn.Parameter(drawn(s, torch.float32, k)) for k, s in enumerate(shapes)]
-        optimizer = Adafactor(params, **options)
-        counts.append(0)
-        for k, p in enumerate(params):
-            p.grad = drawn(tuple(p.shape), torch.float32, k + 1)
-        optimizer.step()
-    assert counts == [most, most]
-
-
-@pytest.mark.parametrize(("options", "most"), [({}, 10), ({"lr": 0.1}, 5)], ids=str)
-def test_what_torch_launches_besides(monkeypatch, options, most):
-    """With the counter on the device, as it is on a GPU: as much for many tensors as for few."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Count(TorchDispatchMode):
-        seen = 0
-
-        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-            self.seen += op.namespace == "aten"
-            return op(*args, **(kwargs or {}))
-
-    monkeypatch.setattr(plan, "on_cpu", lambda x: False)
-    monkeypatch.setattr(plan, "kernel_passes", lambda w, p: (Must(),))
-    counts = []
-    for number in (2, 8):
-        params = [torch.nn.Parameter(drawn((3, 8), torch.float32, k)) for k in range(number)]
-        for p in params:
-            p.grad = torch.ones_like(p)
-        optimizer = Adafactor(params, **options)
-        optimizer.step()
-        with monkeypatch.context() as patch, Count() as count:
-            patch.setattr(_triton, "launch", lambda *arguments: None)
-            optimizer.step()
-        counts.append(count.seen)
-    assert counts == [most, most]
 
 
 @pytest.mark.parametrize("policy", ["propagate", "skip_tensor", "skip_step", "raise"])
