@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import adafactor_torch._plan as plan  # noqa: E402
+import adafactor_torch._rows as rows  # noqa: E402
 from adafactor_core._factoring import layout  # noqa: E402
 from adafactor_torch import Adafactor, _triton_cut  # noqa: E402
 from adafactor_torch._triton import TritonPasses  # noqa: E402
@@ -265,6 +266,51 @@ def test_an_optimizer_of_groups_whose_counters_are_numbers(monkeypatch, policy):
         results.append(params)
     for name in FEW:
         close(results[0][name].detach(), results[1][name].detach(), 1e-6, name)
+
+
+APART = {  # groups that share a batch
+    "decay or none": [{"weight_decay": 0.1}, {}],
+    "everything": [
+        {"lr": 0.1, "weight_decay": 0.1, "beta1": 0.9},
+        {"lr": torch.tensor(0.3), "weight_decay": 0.2, "beta1": 0.5, "decay_rate": 0.5},
+        {"lr": 0.2, "beta1": torch.tensor(0.3), "step_size": {"cap": 0.05, "warmup_init": False}},
+    ],
+    "only the momentum": [{"beta1": 0.9}, {"beta1": 0.2}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host counter", "device counter"])
+@pytest.mark.parametrize("policy", ["propagate", "skip_tensor"])
+@pytest.mark.parametrize("groups", APART.values(), ids=APART)
+def test_tensors_of_a_batch_have_the_rates_of_their_groups(monkeypatch, groups, policy, on_device):
+    if on_device:
+        monkeypatch.setattr(plan, "on_cpu", lambda x: False)
+        monkeypatch.setattr(rows, "on_cpu", lambda x: False)
+    results, batches = [], []
+    names = ["vector", "odd", "aligned"]
+    for passes in ((Must(),), ()):
+        monkeypatch.setattr(plan, "kernel_passes", lambda w, p, found=passes: found)
+        params = {n: torch.nn.Parameter(x) for n, x in tree(names, torch.float32, 0).items()}
+        parts = [{"params": [], **g} for g in groups]
+        for k, n in enumerate(names):
+            parts[k % len(groups)]["params"].append((n, params[n]))
+        beta1 = 0.7 if "beta1" in groups[0] else None
+        optimizer = Adafactor(parts, beta1=beta1, nonfinite=policy)
+        for t in (1, 2, 3):
+            for n, g in tree(names, torch.float32, t).items():
+                params[n].grad = g
+            if policy == "skip_tensor" and t == 2:
+                params["odd"].grad[1, 1] = float("nan")
+            if t == 3:
+                optimizer.param_groups[0]["weight_decay"] = 0.3
+            with np.errstate(invalid="ignore"):
+                optimizer.step()
+        batches += [ws for p in optimizer._plans.values() for run in p._groups for _, ws in run]
+        results.append((params, {n: optimizer.state[p].get("skipped") for n, p in params.items()}))
+    assert len(batches[0]) == len(names)
+    for name in names:
+        close(results[0][0][name].detach(), results[1][0][name].detach(), 1e-6, name)
+        assert results[0][1][name] == results[1][1][name]
 
 
 def test_gradients_may_move_and_lose_their_alignment(monkeypatch):
