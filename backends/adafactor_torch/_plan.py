@@ -43,40 +43,28 @@ class Plan:
             counter = row.state["step"]
             if id(counter) not in clocks:
                 clocks[id(counter)] = Clock(int(counter.numpy()) if on_cpu(counter) else counter)
+        going = [clocks[id(row.state["step"])] for row in rows]
         if tracing:  # it keeps nothing
-            return [_work(r, clocks[id(r.state["step"])], whole) for r in rows]
+            return [_work(r, clock, whole) for r, clock in zip(rows, going, strict=True)]
         if self._identity != identity:
-            self._works = [_work(r, clocks[id(r.state["step"])], whole) for r in rows]
+            self._works = [_work(r, clock, whole) for r, clock in zip(rows, going, strict=True)]
             self._identity, self._groups = identity, ()
-        rates = self._rates(rows, clocks, whole)  # of all: one may be refused, and no gradient kept
-        for row, work, at in zip(rows, self._works, rates, strict=True):
-            clock = clocks[id(row.state["step"])]
+        rates = self._rates(rows, going, whole)  # of all: one may be refused, and no gradient kept
+        for row, work, clock, at in zip(rows, self._works, going, rates, strict=True):
             key = clock.key(whole.options.seed, row.param) if work.draws else None
             work.again(row.grad, at, whole, key)
         return self._works
 
-    def _rates(self, rows: list[Row], clocks: dict[int, Clock], whole: Whole) -> list[Rates]:
+    def _rates(self, rows: list[Row], clocks: list[Clock], whole: Whole) -> list[Rates]:
         own = whole.options.nonfinite == "skip_tensor"
-        found: dict[int, Rates] = {}
-        lags: dict[Any, list[tuple[int, torch.Tensor]]] = {}  # those on a device
-        for k, (row, work) in enumerate(zip(rows, self._works, strict=True)):
-            lag = row.lag() if own else NO_MOMENTS
-            if isinstance(lag.skipped, torch.Tensor):
-                kind = id(row.state["step"]), id(row.options), work.width, row.param.device
-                lags.setdefault(kind, []).append((k, lag.skipped))
-            else:
-                clock = clocks[id(row.state["step"])]
-                found[k] = own_rates(clock, whole, row.options, row.param, work.width, lag)
-        for pairs in lags.values():  # in as many operations for many tensors as for one
-            places, skipped = zip(*pairs, strict=True)
-            row, work = rows[places[0]], self._works[places[0]]
-            lag = NO_MOMENTS._replace(skipped=torch.stack(skipped))
-            clock = clocks[id(row.state["step"])]
-            at = own_rates(clock, whole, row.options, row.param, work.width, lag)
-            varies = isinstance(at.b, torch.Tensor) and at.b.ndim == 1
-            bs = at.b.unbind() if varies else [at.b] * len(places)
-            found |= {k: at._replace(b=b) for k, b in zip(places, bs, strict=True)}
-        return [found[k] for k in range(len(rows))]
+        lags = [row.lag() if own else NO_MOMENTS for row in rows]
+        held = [k for k, lag in enumerate(lags) if isinstance(lag.skipped, torch.Tensor)]
+        found = _rates_of_many(rows, self._works, clocks, held)
+        each = enumerate(zip(rows, self._works, clocks, lags, strict=True))
+        return [
+            found.get(k) or own_rates(clock, whole, row.options, row.param, work.width, lag)
+            for k, (row, work, clock, lag) in each
+        ]
 
     def groups(self, works: list[Work], rows: list[Row]) -> Sequence[Sequence[Group]]:
         """Who takes which records, in the order to `run` them."""
@@ -106,6 +94,25 @@ def told(groups: Sequence[Sequence[Group]]) -> dict[str, Metrics]:
     """The metrics of a step that has been taken."""
     pairs = [pair for together in groups for pair in together]
     return {w.path: m for p, ws in pairs for w, m in zip(ws, p.metrics(ws), strict=True)}
+
+
+def _rates_of_many(
+    rows: list[Row], works: list[Work], clocks: list[Clock], which: list[int]
+) -> dict[int, Rates]:
+    """Of tensors with a decay each, on a device: as many operations as for one of them."""
+    found: dict[int, Rates] = {}
+    alike: dict[Any, list[int]] = {}
+    for k in which:
+        kind = (id(clocks[k]), id(rows[k].options), works[k].width, rows[k].param.device)
+        alike.setdefault(kind, []).append(k)
+    for places in alike.values():
+        first, row = places[0], rows[places[0]]
+        lags = torch.stack([rows[k].state["skipped"] for k in places])
+        at = clocks[first].rates(row.options, row.param, works[first].width, lags)
+        varies = isinstance(at.b, torch.Tensor) and at.b.ndim == 1
+        bs = at.b.unbind() if varies else [at.b] * len(places)
+        found |= {k: at._replace(b=b) for k, b in zip(places, bs, strict=True)}
+    return found
 
 
 def _kind(g: torch.Tensor) -> tuple[Any, ...]:
