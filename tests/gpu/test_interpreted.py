@@ -1,121 +1,21 @@
-"""The Triton passes under Triton's interpreter, on CPU tensors, against the array-API passes.
-
-Run by tests/test_torch_triton.py in a process of its own: the interpreter has to be chosen before
-Triton is imported.
-"""
-
-import os
+"""The Triton passes against the array-API passes, and what they refuse."""
 
 import numpy as np
 import pytest
+from _interpreted import CPU, FEW, SHAPES, Must, agree, drawn, follow, torch, tree
 
 import adafactor_core as af
-from _close import close, close_entries, close_narrow, dtype_of
 from _served import SERVED
+from adafactor_core._factoring import layout
+from adafactor_torch import _triton_cut
+from adafactor_torch._triton import TritonPasses
 
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
-torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
-
-import adafactor_torch._plan as plan  # noqa: E402
-from adafactor_core._factoring import layout  # noqa: E402
-from adafactor_torch import Adafactor, _triton, _triton_cut  # noqa: E402
-from adafactor_torch._triton import TritonPasses  # noqa: E402
-
-CPU = ("cpu",)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Half of the interpreter's time goes to preparing the language anew for each inner call."""
-    from triton.runtime.interpreter import InterpretedFunction
-
-    usual = InterpretedFunction.__call__
-
-    def prepared(self, *arguments, **options):
-        if self.fn.__module__.startswith("adafactor_torch"):  # which the launch has prepared
-            return self.rewrite()(*arguments, **options)
-        return usual(self, *arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InterpretedFunction, "__call__", prepared)
-        yield
-
-
-SHAPES = {
-    "scalar": (), "one": (1,), "vector": (7,), "long vector": (2100,), "1x1": (1, 1),
-    "column": (13, 1), "row": (1, 13), "odd": (9, 13), "aligned": (9, 520), "odd wide": (3, 517),
-    "three": (3, 4, 5), "conv": (6, 4, 3, 3), "stacked": (2, 2, 11, 7), "between": (12, 3, 16),
-    "outer": (2, 2, 16, 24), "behind": (5, 6, 33),
-    "ones behind": (9, 16, 1),
-}  # fmt: skip
 OPTIONS = SERVED | {
     "norm": {"max_grad_norm": 0.1},
     "skipped tensors": {"nonfinite": "skip_tensor", "max_grad_norm": 0.1},
     "skipped steps, telemetry": {"nonfinite": "skip_step", "telemetry": True},
 }
 NARROW = ("vector", "odd", "aligned", "conv", "between", "ones behind")
-FEW = ("vector", "odd", "aligned", "conv")  # of every kind that is walked in a way of its own
-
-
-class Must(TritonPasses):
-    """Fails instead of leaving a tensor to other passes."""
-
-    def __init__(self):
-        super().__init__(CPU)
-
-    def serves(self, work):
-        reason = super().serves(work)
-        assert not reason, reason
-        return reason
-
-
-def drawn(shape, dtype, seed):
-    """Heavy-tailed, so that no two rows or columns look alike."""
-    g = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, generator=g) * torch.exp(torch.randn(shape, generator=g))
-    return x.to(dtype)
-
-
-def tree(names, dtype, seed):
-    return {n: drawn(SHAPES[n], dtype, seed * 100 + k) for k, n in enumerate(names)}
-
-
-def follow(names, options, passes, steps=2, dtype=torch.float32, grads=None):
-    config, params = af.Config(**options), tree(names, dtype, 0)
-    state = af.init(params, config)
-    for t in range(1, steps + 1):
-        g = tree(names, grads or dtype, t)
-        params, state = af.step(params, g, state, config, passes=passes)
-    return params, state
-
-
-def agree(got, want):
-    (params, state), (others, known) = got, want
-    for name, x in params.items():
-        y, dtype = others[name], dtype_of(x)
-        if dtype == "float32":
-            close(x, y, 1e-6, name)
-        else:
-            close_narrow(x.float(), y.float(), dtype, name)
-        pairs = zip(af.Moments._fields, state.moments[name], known.moments[name], strict=True)
-        for slot, a, b in pairs:
-            assert (a is None) == (b is None), slot
-            if slot in ("row", "col", "full") and a is not None:
-                close_entries(a, b, 1e-5, f"{name} {slot}")
-            elif slot == "momentum" and a is not None:
-                close(a.float(), b.float(), 1e-5 if a.dtype == torch.float32 else 1e-2, name)
-            elif slot == "skipped" and a is not None:
-                assert int(a) == int(b)
-    for a, b in zip(*map(numbers, (state, known)), strict=True):
-        assert a == pytest.approx(b, rel=1e-5, nan_ok=True)
-
-
-def numbers(state):
-    if state.metrics is None:
-        return []
-    return [float(x) for m in state.metrics.values() for x in m]
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -244,97 +144,6 @@ def test_what_is_refused_says_why(reason):
     said.clear()
     af.step(x, torch.ones_like(x), af.init(x, config), config, passes=(Listening(("cuda",)),))
     assert said == ["not a plain tensor on cuda"]
-
-
-@pytest.mark.parametrize(
-    ("options", "most"),
-    [({}, 5), ({"clip_threshold": None}, 4), ({"max_grad_norm": 1.0}, 6),
-     ({"max_grad_norm": 1.0, "nonfinite": "skip_step", "beta1": 0.9}, 7)],
-    ids=str,
-)  # fmt: skip
-def test_launches_do_not_grow_with_the_number_of_tensors(monkeypatch, options, most):
-    counts = []
-    real = _triton.launch
-
-    def counted(*arguments, **kwargs):
-        counts[-1] += 1
-        real(*arguments, **kwargs)
-
-    monkeypatch.setattr(_triton, "launch", counted)
-    monkeypatch.setattr(plan, "kernel_passes", lambda wanted, params: (Must(),))
-    for number in (3, 30):
-        shapes = [(5, 8), (3,), (4, 3)] * (number // 3)
-        params = [torch.nn.Parameter(drawn(s, torch.float32, k)) for k, s in enumerate(shapes)]
-        optimizer = Adafactor(params, **options)
-        counts.append(0)
-        for k, p in enumerate(params):
-            p.grad = drawn(tuple(p.shape), torch.float32, k + 1)
-        optimizer.step()
-    assert counts == [most, most]
-
-
-@pytest.mark.parametrize(("options", "most"), [({}, 10), ({"lr": 0.1}, 5)], ids=str)
-def test_what_torch_launches_besides(monkeypatch, options, most):
-    """With the counter on the device, as it is on a GPU: as much for many tensors as for few."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Count(TorchDispatchMode):
-        seen = 0
-
-        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-            self.seen += op.namespace == "aten"
-            return op(*args, **(kwargs or {}))
-
-    monkeypatch.setattr(plan, "on_cpu", lambda x: False)
-    monkeypatch.setattr(plan, "kernel_passes", lambda w, p: (Must(),))
-    counts = []
-    for number in (2, 8):
-        params = [torch.nn.Parameter(drawn((3, 8), torch.float32, k)) for k in range(number)]
-        for p in params:
-            p.grad = torch.ones_like(p)
-        optimizer = Adafactor(params, **options)
-        optimizer.step()
-        with monkeypatch.context() as patch, Count() as count:
-            patch.setattr(_triton, "launch", lambda *arguments: None)
-            optimizer.step()
-        counts.append(count.seen)
-    assert counts == [most, most]
-
-
-@pytest.mark.parametrize("policy", ["propagate", "skip_tensor", "skip_step", "raise"])
-def test_an_optimizer_of_groups_whose_counters_are_numbers(monkeypatch, policy):
-    """In CPU memory rates are floats, where the other tests have arrays: both are compiled in."""
-    results = []
-    for passes in ((Must(),), ()):
-        monkeypatch.setattr(plan, "kernel_passes", lambda w, p, found=passes: found)
-        params = {n: torch.nn.Parameter(x) for n, x in tree(FEW, torch.float32, 0).items()}
-        groups = [
-            {"params": [(n, params[n]) for n in FEW[:2]], "weight_decay": 0.1},
-            {"params": [(n, params[n]) for n in FEW[2:]], "beta1": 0.9},
-        ]
-        optimizer = Adafactor(groups, lr=0.1, nonfinite=policy, max_grad_norm=1.0)
-        for t in (1, 2):
-            for n, g in tree(FEW, torch.float32, t).items():
-                params[n].grad = g
-            optimizer.step()
-        results.append(params)
-    for name in FEW:
-        close(results[0][name].detach(), results[1][name].detach(), 1e-6, name)
-
-
-def test_gradients_may_move_and_lose_their_alignment(monkeypatch):
-    results = []
-    for passes in ((Must(),), ()):
-        monkeypatch.setattr(plan, "kernel_passes", lambda w, p, found=passes: found)
-        p = torch.nn.Parameter(drawn((9, 16), torch.float32, 0))
-        optimizer = Adafactor([p], lr=torch.tensor(0.1))
-        for t in range(3):
-            memory = torch.zeros(9 * 16 + 1)
-            p.grad = memory[t % 2 : 9 * 16 + t % 2].view(9, 16)
-            p.grad.copy_(drawn((9, 16), torch.float32, t + 1))
-            optimizer.step()
-        results.append(p.detach().clone())
-    close(*results, 1e-6)
 
 
 @pytest.mark.parametrize("size", [(8192, 8192), (1 << 17, 64), (64, 1 << 17), (50257, 768)])
