@@ -146,3 +146,30 @@ def test_jax_part_on_the_cpu(backend, monkeypatch):
     assert _on_jax.conformance() == "2 cases"
     for make in _on_jax.steppers([(8, 4), (4,)], "bfloat16").values():
         assert _on_jax.median_ms(make(), 2, 1) > 0
+
+
+def test_what_the_profiler_sees_is_counted_without_names_of_steps(backend, monkeypatch):
+    from types import SimpleNamespace
+
+    from torch import profiler
+    from torch.autograd import DeviceType
+
+    rows = [(DeviceType.CUDA, False), (DeviceType.CUDA, True), (DeviceType.CPU, False)]
+    events = [SimpleNamespace(device_type=d, is_user_annotation=u) for d, u in rows]
+
+    class Seen:
+        def __init__(self, activities):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def events(self):
+            return events
+
+    monkeypatch.setattr(profiler, "profile", Seen)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert _bench.launched(lambda: None) == 1
