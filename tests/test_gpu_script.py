@@ -1,8 +1,10 @@
 """The script for machines with a GPU, on one without: its arithmetic, its parts, what it writes."""
 
 import json
+import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +175,10 @@ def test_what_the_profiler_sees_is_counted_without_names_of_steps(backend, monke
     monkeypatch.setattr(profiler, "profile", Seen)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     assert _bench.launched(lambda: None) == 1
+
+
+def test_the_page_names_every_part(backend):
+    page = (Path(__file__).parents[1] / "docs" / "gpu.md").read_text()
+    rows = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    named = re.findall(r"`([^`]+)`", " ".join(rows))
+    assert [name for name in check.EVERY if name not in named] == []

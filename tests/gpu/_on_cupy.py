@@ -43,11 +43,15 @@ def graph() -> str:
         with stream:
             optimizer.step(grads)
             if captured:
-                stream.begin_capture()
-                optimizer.step(grads)
-                graph = stream.end_capture()
+                # Of its own, and kept: the common one knows of no graphs, and would give what the
+                # step has let go to somebody else.
+                pool = cupy.cuda.MemoryPool()
+                with cupy.cuda.using_allocator(pool.malloc):
+                    stream.begin_capture()
+                    optimizer.step(grads)
+                    recorded = stream.end_capture()
                 for _ in range(3):
-                    graph.launch(stream)
+                    recorded.launch(stream)
             else:
                 for _ in range(3):
                     optimizer.step(grads)
