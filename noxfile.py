@@ -130,14 +130,13 @@ def gpu_xla(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """Checks and times torch on the GPU that is here: nox -s gpu -- --out docs/gpu.json.
+    """Checks and times torch and CuPy on the GPU that is here: nox -s gpu -- --out docs/gpu.json.
 
-    Without a GPU, what the kernels take on GPUs that are not here, for docs/gpu.md.
+    Without a GPU, nox -s gpu -- kernels: what they take on GPUs that are not here, for docs/gpu.md.
     """
     # Not TORCH: that may be a build for CPUs. In an image that has one, the script runs by itself.
-    session.install(
-        "-e", ".", "numpy>=2.1", "torch", "triton>=3.2", "transformers>=5", "pytest>=8", CUPY
-    )
+    torch = ["torch", "triton>=3.2", "transformers>=5", "pytest>=8"]
+    session.install("-e", ".", "numpy>=2.1", "ml_dtypes>=0.5", *torch, CUPY)
     if session.posargs[:1] == ["kernels"]:
         session.run("python", "tests/gpu/report.py")
     else:

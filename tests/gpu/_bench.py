@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import _others as others
+import _on_cupy as on_cupy
+import _on_jax as on_jax
 import torch
 
+DEVICE = "cuda"  # ROCm's as well
 STREAMS = 6  # of the tensor's bytes that a perfect step moves: G and X, G, then G, X and X
 LARGE = {"8192x8192": [(8192, 8192)], "4096x4096": [(4096, 4096)]}
-Steps = dict[str, Callable[[], Any]]
+ITEMSIZE = {"bfloat16": 2, "float32": 4}
+Tell = Callable[[dict[str, Any]], None]
 
 
 def transformer(layers: int = 30, width: int = 512) -> list[tuple[int, ...]]:
@@ -42,7 +44,7 @@ def median_ms(run: Callable[[], Any], repeats: int = 30) -> float:
 
 def copy_bandwidth() -> float:
     """Bytes per second, read and written, of a copy larger than any cache."""
-    x = torch.empty(1 << 28, dtype=torch.float32, device="cuda")
+    x = torch.empty(1 << 28, dtype=torch.float32, device=DEVICE)
     y = torch.empty_like(x)
     return 2 * x.nbytes / (median_ms(lambda: y.copy_(x)) * 1e-3)
 
@@ -51,8 +53,8 @@ def model(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[torch.n
     torch.manual_seed(0)
     params = []
     for shape in shapes:
-        p = torch.nn.Parameter(torch.randn(shape, device="cuda").to(dtype))
-        p.grad = torch.randn(shape, device="cuda").to(dtype)
+        p = torch.nn.Parameter(torch.randn(shape, device=DEVICE).to(dtype))
+        p.grad = torch.randn(shape, device=DEVICE).to(dtype)
         params.append(p)
     return params
 
@@ -73,7 +75,7 @@ def steppers(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> dict[str,
     }
     try:
         from transformers.optimization import Adafactor as Hf
-    except ImportError:
+    except Exception:  # a mismatch of its own dependencies is no ImportError
         pass
     else:
         found["transformers"] = lambda: Hf(model(shapes, dtype)).step
@@ -90,76 +92,92 @@ def replayed(step: Callable[[], Any]) -> Callable[[], Any]:
     recorded = torch.cuda.CUDAGraph()
     with torch.cuda.graph(recorded):
         step()
-    return recorded.replay
+
+    def replay(kept: Any = step) -> None:  # or its tensors would be gone by then
+        recorded.replay()
+
+    return replay
 
 
-def benchmark(copy: float) -> list[dict[str, Any]]:
-    rows = []
+def launched(step: Callable[[], Any]) -> int:
+    """Kernels and copies that the device runs for one step, as its profiler sees them."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    on_device = [e for e in seen.events() if e.device_type == DeviceType.CUDA]
+    # torch's own name for a step is drawn over the device's line as well.
+    return sum(not getattr(event, "is_user_annotation", False) for event in on_device)
+
+
+Timed = tuple[str, bool, Callable[[], float]]  # name, as a graph, milliseconds
+
+
+def works() -> Iterator[tuple[str, Sequence[tuple[int, ...]], str]]:
     for work, shapes in {**LARGE, "300 tensors": transformer()}.items():
-        for dtype in (torch.bfloat16, torch.float32):
-            size = sum(torch.Size(s).numel() for s in shapes)
-            for name, make in steppers(shapes, dtype).items():
-                for graphed in (False, True) if name == "adafactor_torch" else (False,):
-                    row = {"work": work, "dtype": str(dtype).removeprefix("torch."), "name": name}
-                    row["graph"] = graphed
-                    try:
-                        ms = median_ms(replayed(make()) if graphed else make())
-                        row |= {"ms": ms, "of_copy": share(ms, size, dtype.itemsize, copy)}
-                    except Exception as error:  # a peer that fails is a row that says so
-                        row["error"] = f"{type(error).__name__}: {error}"[:300]
-                    rows.append(row)
-                    print(as_line(row), flush=True)
-                    torch.cuda.empty_cache()
-    return rows
+        for dtype in ITEMSIZE:
+            yield work, shapes, dtype
+
+
+def rows(tell: Tell, timed: Callable[[Sequence[tuple[int, ...]], str], list[Timed]]) -> str:
+    """Tells each row as soon as it is there; one that fails says so and stops no other."""
+    copy = copy_bandwidth()
+    tell({"copy": copy})
+    print(f"a copy moves {copy / 1e9:.0f} GB/s", flush=True)
+    failed = []
+    for work, shapes, dtype in works():
+        size = sum(torch.Size(s).numel() for s in shapes)
+        for name, graphed, run in timed(shapes, dtype):
+            row: dict[str, Any] = {"work": work, "dtype": dtype, "name": name, "graph": graphed}
+            try:
+                ms = run()
+                row |= {"ms": ms, "of_copy": share(ms, size, ITEMSIZE[dtype], copy)}
+            except Exception as error:
+                row["error"] = f"{type(error).__name__}: {error}"[:300]
+                failed.append(f"{name}, {work}, {dtype}")
+            tell({"row": row})
+            print(as_line(row), flush=True)
+            torch.cuda.empty_cache()
+    assert not failed, failed
+    return f"{copy / 1e9:.0f} GB/s copied"
+
+
+def benchmark(tell: Tell) -> str:
+    """torch: ours as it is and as a CUDA graph, and the others."""
+
+    def timed(shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Timed]:
+        found: list[Timed] = [
+            (name, False, lambda make=make: median_ms(make()))  # type: ignore[misc]
+            for name, make in steppers(shapes, getattr(torch, dtype)).items()
+        ]
+        made = steppers(shapes, getattr(torch, dtype))["adafactor_torch"]
+        return [*found, ("adafactor_torch", True, lambda: median_ms(replayed(made())))]
+
+    return rows(tell, timed)
+
+
+def of_cupy(tell: Tell) -> str:
+    return rows(
+        tell,
+        lambda shapes, dtype: [
+            ("adafactor_cupy", False, lambda: on_cupy.median_ms(on_cupy.stepper(shapes, dtype)))
+        ],
+    )
+
+
+def of_jax(tell: Tell) -> str:
+    def timed(shapes: Sequence[tuple[int, ...]], dtype: str) -> list[Timed]:
+        return [
+            (name, False, lambda make=make: on_jax.median_ms(make()))  # type: ignore[misc]
+            for name, make in on_jax.steppers(shapes, dtype).items()
+        ]
+
+    return rows(tell, timed)
 
 
 def as_line(row: dict[str, Any]) -> str:
     name = row["name"] + (" (graph)" if row["graph"] else "")
     end = row["error"] if "error" in row else f"{row['ms']:9.3f} ms  {row['of_copy']:6.1%} of copy"
     return f"{row['work']:12} {row['dtype']:9} {name:32} {end}"
-
-
-def has_cupy() -> bool:
-    try:
-        import cupy
-    except ImportError:
-        return False
-    return bool(cupy.is_available())
-
-
-def has_jax() -> bool:
-    try:
-        import jax
-    except ImportError:
-        return False
-    return str(jax.default_backend()) == "gpu"
-
-
-def other_rows(copy: float) -> list[dict[str, Any]]:
-    rows = []
-    for work, shapes in {**LARGE, "300 tensors": transformer()}.items():
-        size = sum(torch.Size(s).numel() for s in shapes)
-        for dtype, itemsize in (("bfloat16", 2), ("float32", 4)):
-            timed: dict[str, Callable[[], float]] = {}
-            if has_cupy():
-                timed["adafactor_cupy"] = partial(of_cupy, shapes, dtype)
-            for name in ("adafactor_jax", "optax") if has_jax() else ():
-                timed[name] = partial(of_jax, shapes, dtype, name)
-            for name, run in timed.items():
-                row: dict[str, Any] = {"work": work, "dtype": dtype, "name": name, "graph": False}
-                try:
-                    ms = run()
-                    row |= {"ms": ms, "of_copy": share(ms, size, itemsize, copy)}
-                except Exception as error:
-                    row["error"] = f"{type(error).__name__}: {error}"[:300]
-                rows.append(row)
-                print(as_line(row), flush=True)
-    return rows
-
-
-def of_cupy(shapes: Sequence[tuple[int, ...]], dtype: str) -> float:
-    return others.cupy_ms(others.cupy_stepper(shapes, dtype))
-
-
-def of_jax(shapes: Sequence[tuple[int, ...]], dtype: str, name: str) -> float:
-    return others.jax_ms(others.jax_steppers(shapes, dtype)[name])
