@@ -6,6 +6,7 @@ arrays of a device other than the current one is an error, as are arrays in CPU 
 
 import operator
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import array_api_compat.numpy as xnp
 import numpy as np
@@ -20,6 +21,7 @@ class SyncError(AssertionError):
 
 class _Now:
     stack, reads = (0,), False
+    operations = 0  # what would be launches under CuPy
 
 
 @contextmanager
@@ -30,6 +32,14 @@ def reading():
         yield
     finally:
         _Now.reads = before
+
+
+@contextmanager
+def counting():
+    """Counts what would be launches of CuPy's own: `operations`, when the block has ended."""
+    count, before = SimpleNamespace(operations=0), _Now.operations
+    yield count
+    count.operations = _Now.operations - before
 
 
 class Device:
@@ -81,6 +91,7 @@ class Array:
         return Array(here(self)[sliced(index)], self.device)
 
     def __setitem__(self, index, value):
+        _Now.operations += 1
         here(self)[sliced(index)] = here(value)
 
     def __dlpack_device__(self):
@@ -119,12 +130,14 @@ def _operator(name):
     function = getattr(operator, name)
 
     def method(self, other=None):
+        _Now.operations += 1
         with np.errstate(all="ignore"):
             if other is None:
                 return Array(function(here(self)), self.device)
             return Array(function(here(self), here(other)), self.device)
 
     def reflected(self, other):
+        _Now.operations += 1
         with np.errstate(all="ignore"):
             return Array(function(here(other), here(self)), self.device)
 
@@ -171,6 +184,7 @@ class Namespace:
             return found
 
         def call(*args, device=None, **kwargs):
+            _Now.operations += name != "reshape"  # of contiguous arrays: a view
             with nullcontext() if device is None else device:
                 args, kwargs = here(args), {k: here(v) for k, v in kwargs.items()}
                 with np.errstate(all="ignore"):

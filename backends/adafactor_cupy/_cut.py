@@ -108,5 +108,22 @@ def statistics(t: int, b: Box, how: Cut) -> list[Item]:
     return outer + inner
 
 
+def scopes(
+    t: int, b: Box, sliced: tuple[bool, bool], coarse: tuple[int, int], fine: tuple[int, int]
+) -> list[Item]:
+    """(tensor, start and number of the sums of X*X, of U*U) per RMS scope.
+
+    `coarse`, `fine`: start and number of the tensor's items, those of a slice together. `sliced`:
+    whether X, and U, are measured slice by slice.
+    """
+    count = b.a if any(sliced) else 1
+
+    def run(k: int, by_slice: bool, start: int, items: int) -> tuple[int, int]:
+        each = items // b.a
+        return (start + k * each, each) if by_slice else (start, items)
+
+    return [(t, *run(k, sliced[0], *coarse), *run(k, sliced[1], *fine)) for k in range(count)]
+
+
 def _run(size: int) -> int:
     return min(max(RUN, size // BLOCKS), 1 << 16)
