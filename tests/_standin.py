@@ -6,7 +6,6 @@ arrays of a device other than the current one is an error, as are arrays in CPU 
 
 import operator
 from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
 
 import array_api_compat.numpy as xnp
 import numpy as np
@@ -21,7 +20,7 @@ class SyncError(AssertionError):
 
 class _Now:
     stack, reads = (0,), False
-    operations = 0  # what would be launches under CuPy
+    tape = None  # what would be launches under CuPy, each to be run again
 
 
 @contextmanager
@@ -35,11 +34,34 @@ def reading():
 
 
 @contextmanager
-def counting():
-    """Counts what would be launches of CuPy's own: `operations`, when the block has ended."""
-    count, before = SimpleNamespace(operations=0), _Now.operations
-    yield count
-    count.operations = _Now.operations - before
+def taping():
+    """A list of what is queued meanwhile, as calls that do it again in the same memory."""
+    before, _Now.tape = _Now.tape, []
+    try:
+        yield _Now.tape
+    finally:
+        _Now.tape = before
+
+
+def queue(work):
+    """Runs it, now and whenever the tape is played."""
+    work()
+    if _Now.tape is not None:
+        _Now.tape.append(work)
+
+
+def made(function, *args, **kwargs):
+    """What it makes of NumPy arrays."""
+
+    def work():
+        with np.errstate(all="ignore"):
+            np.copyto(out, function(*args, **kwargs))
+
+    with np.errstate(all="ignore"):
+        out = np.asarray(function(*args, **kwargs))
+    if not any(np.may_share_memory(out, a) for a in args if isinstance(a, np.ndarray)):
+        queue(work)  # and not for a view, which is no launch
+    return out
 
 
 class Device:
@@ -91,8 +113,8 @@ class Array:
         return Array(here(self)[sliced(index)], self.device)
 
     def __setitem__(self, index, value):
-        _Now.operations += 1
-        here(self)[sliced(index)] = here(value)
+        into, given = here(self), here(value)
+        queue(lambda: into.__setitem__(sliced(index), given))
 
     def __dlpack_device__(self):
         return 2, self.device.number
@@ -130,16 +152,11 @@ def _operator(name):
     function = getattr(operator, name)
 
     def method(self, other=None):
-        _Now.operations += 1
-        with np.errstate(all="ignore"):
-            if other is None:
-                return Array(function(here(self)), self.device)
-            return Array(function(here(self), here(other)), self.device)
+        others = () if other is None else (here(other),)
+        return Array(made(function, here(self), *others), self.device)
 
     def reflected(self, other):
-        _Now.operations += 1
-        with np.errstate(all="ignore"):
-            return Array(function(here(other), here(self)), self.device)
+        return Array(made(function, here(other), here(self)), self.device)
 
     def in_place(self, other):
         self[...] = method(self, other)
@@ -184,11 +201,9 @@ class Namespace:
             return found
 
         def call(*args, device=None, **kwargs):
-            _Now.operations += name != "reshape"  # of contiguous arrays: a view
             with nullcontext() if device is None else device:
                 args, kwargs = here(args), {k: here(v) for k, v in kwargs.items()}
-                with np.errstate(all="ignore"):
-                    return Array(found(*args, **kwargs))
+                return Array(made(found, *args, **kwargs))
 
         return call
 
