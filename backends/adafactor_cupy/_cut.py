@@ -26,12 +26,21 @@ class Cut(NamedTuple):
 
 
 def cuts(
-    boxes: Sequence[Box], factored: Sequence[bool], itemsize: int, limit: int | None
+    boxes: Sequence[Box],
+    factored: Sequence[bool],
+    itemsize: int,
+    limit: int | None,
+    waits: bool = False,
 ) -> list[Cut]:
-    """Each tensor gets its share of the scratch, and of the blocks, by its size."""
+    """Each tensor gets its share of the scratch, and of the blocks, by its size.
+
+    `waits`: new averages are kept beside the old ones for a while, in the same scratch.
+    """
     total = sum(b.a * b.r * b.length for b in boxes)
     room = max(FLOOR, int(SCRATCH * itemsize * total))
     room = room if limit is None else min(room, limit)
+    if waits:
+        room -= 4 * sum(b.rows + b.cols for b, f in zip(boxes, factored, strict=True) if f)
     found = []
     for b, f in zip(boxes, factored, strict=True):
         share = b.a * b.r * b.length / total

@@ -70,9 +70,8 @@ class Table(list[Work]):
 
     def _lay_out(self) -> None:
         boxes = [box(w) for w in self]
-        how = c.cuts(
-            boxes, self.factored, self[0].param.dtype.itemsize, self.options.max_scratch_bytes
-        )
+        waits, limit = self.guarded, self.options.max_scratch_bytes
+        how = c.cuts(boxes, self.factored, self[0].param.dtype.itemsize, limit, waits)
         total = sum(b.a * b.r * b.length for b in boxes)
         coarse: list[c.Item] = []
         fine: list[c.Item] = []
@@ -115,7 +114,6 @@ class Table(list[Work]):
         self._items |= {name: (len(self), none) for name in ("squares", "judge", "metrics")}
         self._items["total"], self.scopes = (1, none), self._items["scale"][1]
         # Where new averages wait until it is settled whether the tensor moves.
-        waits = self.guarded
         self.waiting = room(max(1, at[2] + at[3]) if waits else 1)
         start = self._kernels.address(self.waiting)
         places = [
