@@ -14,8 +14,9 @@ from ._config import Config, as_config
 from ._decisions import advanced, counted, gathered, unscaling
 from ._errors import ConfigError, NonFiniteError, StateError
 from ._factoring import small_unit
+from ._lags import Lags
 from ._metrics import no_metrics
-from ._numerics import Array, namespace, wide_dtype
+from ._numerics import Array, assign, namespace, on_host, wide_dtype
 from ._order import Group, arrange, run
 from ._passes import ArrayPasses, Passes
 from ._prepare import check_counters, given_up, make_work, own_rates, planned
@@ -27,6 +28,14 @@ from ._tree import Leaves, Tree, flatten, matching, unflatten
 from ._work import Whole, Work
 
 _HERE: AbstractContextManager[Any] = nullcontext()
+
+
+def _stored(old: Array | int, new: Array | int) -> Array | int:
+    """A counter after a step; on a device in the old memory, where a captured step finds it."""
+    if isinstance(old, int):
+        return new
+    assign(old, (), new)
+    return old
 
 
 class InPlace:
@@ -62,6 +71,11 @@ class InPlace:
         # run that goes on and one that resumes then take their rates from the same arithmetic.
         self._step = self._counter(self._step, self._config.nonfinite == "skip_step")
         self._skipped = self._counter(self._skipped, counts(self._config))
+        self._lags: Lags | None = None
+        own = self._config.nonfinite == "skip_tensor" and bool(self._moments)
+        if own and not on_host(self._moments[0].skipped):
+            self._lags = Lags(self._leaves.arrays, self._moments, self._on)
+            self._moments = self._lags.moments
 
     @property
     def params(self) -> Tree:
@@ -174,28 +188,31 @@ class InPlace:
         # While nothing was skipped, no tensor lags behind the common counter.
         lags = not isinstance(self._skipped, int) or self._skipped > 0
 
-        def of(w: Work) -> tuple[Rates, Any]:
+        def of(w: Work, at: Rates | None) -> tuple[Rates, Any]:
             held = w.moments if lags else NO_MOMENTS
-            at = own_rates(clock, whole, w.options, w.param, w.width, held)
+            at = at or own_rates(clock, whole, w.options, w.param, w.width, held)
             return at, clock.key(whole.options.seed, w.param) if w.draws else None
 
         if isinstance(self._step, int) and not lags:  # then they are numbers, made nowhere
-            return [of(w) for w in works]
+            return [of(w, None) for w in works]
+        known = self._lags.rates(clock, works) if self._lags else [None] * len(works)
         found = []
-        for w in works:
+        for w, at in zip(works, known, strict=True):
             with self._on(w.param):
-                found.append(of(w))
+                found.append(of(w, at))
         return found
 
     def _count(self, works: list[Work], odd: Any, fine: Any) -> None:
-        on_host = isinstance(odd, float)
-        if counts(self._config) and not (on_host and odd == 0):
-            self._skipped = counted(self._skipped, False if on_host else odd == 0)
+        known = isinstance(odd, float)
+        if counts(self._config) and not (known and odd == 0):
+            skips = counted(self._skipped, False if known else odd == 0)
+            self._skipped = _stored(self._skipped, skips)
             for w in works:
-                if w.fine is not None and w.fine is not True:
+                if w.fine is not None and w.fine is not True and not w.counted:
                     with self._on(w.param):
                         w.put("skipped", counted(w.moments.skipped, w.fine))
-        self._step = self._step + 1 if fine is None else advanced(self._step, fine)
+        after = self._step + 1 if fine is None else advanced(self._step, fine)
+        self._step = _stored(self._step, after)
 
     def _start(self, clock: Clock, whole: Whole) -> list[Work]:
         works = []

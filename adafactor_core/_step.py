@@ -144,7 +144,7 @@ def _run(
     works = prepare(leaves, grads, state, emit, donate, whole, sharding)
     groups, fine = execute(works, (*passes, ArrayPasses()), sharding.reduce if sharding else None)
     if counts(config):
-        for w in works:
+        for w in (w for w in works if not w.counted):
             fine_here = w.fine is None or w.fine
             skips = counted(w.moments.skipped, fine_here)
             w.new = w.new._replace(skipped=w.put("skipped", skips))

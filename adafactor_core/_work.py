@@ -77,6 +77,7 @@ class Work:
     measured: bool = False
     peak: Any = None  # mean of a full V that has not been stored yet
     fine: Any = None  # whether this tensor is finite: a bool or an array of one; None: it is
+    counted: bool = False  # whether a kernel has moved `moments.skipped` along with the verdict
     before: Any = 1.0  # factors of U, of its average, and of X: see factors() in _formulas.py
     after: Any = 1.0
     decay: Any = 0.0
@@ -152,7 +153,8 @@ class Work:
     def again(self, grad: Array, rates: Rates, whole: Whole, key: Any) -> None:
         """Readies the record for the next step of an in-place optimizer, whose arrays stay."""
         self.grad, self.rates, self.whole, self.key = grad, rates, whole, key
-        self.partials, self.measured, self.peak, self.fine = {}, False, None, None
+        self.partials, self.measured, self.peak = {}, False, None
+        self.fine, self.counted = None, False
         self.new, self.result = NO_MOMENTS, None
 
     def out(self, name: str) -> Out:

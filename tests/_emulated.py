@@ -13,7 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+import adafactor_core as af
+from _close import close, close_entries, close_narrow, dtype_of
+from _served import drawn
 from adafactor_cupy import _kernels
+from adafactor_cupy._passes import KernelPasses
 
 COMPILER = shutil.which("g++") or shutil.which("c++")
 SHIM = """
@@ -30,6 +34,7 @@ SHIM = """
 #define ME(i) i
 #define BARRIER
 extern "C" { struct { unsigned x; } blockIdx; }
+static inline void atomicAdd(int* x, int y) { *x += y; }
 static inline float __uint_as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
 static inline unsigned __float_as_uint(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 """
@@ -50,10 +55,10 @@ def compiled(instance):
 
 
 class Emulated:
-    """What _kernels.CuPyKernels is under CuPy."""
+    """What _kernels.CuPyKernels is under CuPy. `wrap`: of the arrays that it makes."""
 
-    def __init__(self):
-        self.launches, self.uploads, self.entries = [], 0, 0
+    def __init__(self, wrap=np.asarray):
+        self.launches, self.uploads, self.entries, self.wrap = [], 0, 0, wrap
 
     def launch(self, instance, name, blocks, arguments):
         self.launches.append(name)
@@ -68,11 +73,50 @@ class Emulated:
 
     def upload(self, values):
         self.uploads += 1
-        return values.copy()
+        return self.wrap(values.copy())
 
-    def room(self, entries):
-        self.entries += entries
-        return np.full(entries, np.nan, np.float32)  # what is read before it is written shows
+    def room(self, entries, dtype="float32"):
+        self.entries += entries if dtype == "float32" else 0
+        filling = np.nan if dtype == "float32" else 77  # what is read before it is written shows
+        return self.wrap(np.full(entries, filling, dtype))
 
     def address(self, x):
         return getattr(x, "_values", x).__array_interface__["data"][0]  # also of the stand-in's
+
+
+class Must(KernelPasses):
+    """Fails instead of leaving a tensor to the array-API passes, unless it is empty."""
+
+    def __init__(self, wrap=np.asarray):
+        self.kernels = Emulated(wrap)
+        super().__init__(self.kernels)
+
+    def serves(self, work):
+        reason = super().serves(work)
+        assert reason in ("", "empty"), reason
+        return reason
+
+
+def follow(param, options, passes, steps=3, grads=None):
+    config = af.Config(**options)
+    state = af.init(param, config)._replace(step=0)
+    for k in range(steps):
+        g = drawn(param.shape, grads or param.dtype, seed=k + 1)
+        param, state = af.step(param, g, state, config, passes=passes)
+    return param, state
+
+
+def agree(got, want, what, flips=1e-3):
+    (x, state), (y, other) = got, want
+    assert x.dtype == y.dtype
+    if dtype_of(x) == "float32":
+        close(x, y, 1e-6, what)
+    else:
+        close_narrow(x, y, dtype_of(x), what, share=flips)
+    for name, a, b in zip(af.Moments._fields, state.moments, other.moments, strict=True):
+        assert (a is None) == (b is None), name
+        if a is not None:
+            narrow = dtype_of(a) == "float16"
+            (close if name == "momentum" else close_entries)(
+                a, b, 1e-3 if narrow else 1e-5, f"{what} {name}"
+            )

@@ -20,6 +20,7 @@ class SyncError(AssertionError):
 
 class _Now:
     stack, reads = (0,), False
+    tape = None  # what would be launches under CuPy, each to be run again
 
 
 @contextmanager
@@ -30,6 +31,37 @@ def reading():
         yield
     finally:
         _Now.reads = before
+
+
+@contextmanager
+def taping():
+    """A list of what is queued meanwhile, as calls that do it again in the same memory."""
+    before, _Now.tape = _Now.tape, []
+    try:
+        yield _Now.tape
+    finally:
+        _Now.tape = before
+
+
+def queue(work):
+    """Runs it, now and whenever the tape is played."""
+    work()
+    if _Now.tape is not None:
+        _Now.tape.append(work)
+
+
+def made(function, *args, **kwargs):
+    """What it makes of NumPy arrays."""
+
+    def work():
+        with np.errstate(all="ignore"):
+            np.copyto(out, function(*args, **kwargs))
+
+    with np.errstate(all="ignore"):
+        out = np.asarray(function(*args, **kwargs))
+    if not any(np.may_share_memory(out, a) for a in args if isinstance(a, np.ndarray)):
+        queue(work)  # and not for a view, which is no launch
+    return out
 
 
 class Device:
@@ -81,7 +113,8 @@ class Array:
         return Array(here(self)[sliced(index)], self.device)
 
     def __setitem__(self, index, value):
-        here(self)[sliced(index)] = here(value)
+        into, given = here(self), here(value)
+        queue(lambda: into.__setitem__(sliced(index), given))
 
     def __dlpack_device__(self):
         return 2, self.device.number
@@ -119,14 +152,11 @@ def _operator(name):
     function = getattr(operator, name)
 
     def method(self, other=None):
-        with np.errstate(all="ignore"):
-            if other is None:
-                return Array(function(here(self)), self.device)
-            return Array(function(here(self), here(other)), self.device)
+        others = () if other is None else (here(other),)
+        return Array(made(function, here(self), *others), self.device)
 
     def reflected(self, other):
-        with np.errstate(all="ignore"):
-            return Array(function(here(other), here(self)), self.device)
+        return Array(made(function, here(other), here(self)), self.device)
 
     def in_place(self, other):
         self[...] = method(self, other)
@@ -173,8 +203,7 @@ class Namespace:
         def call(*args, device=None, **kwargs):
             with nullcontext() if device is None else device:
                 args, kwargs = here(args), {k: here(v) for k, v in kwargs.items()}
-                with np.errstate(all="ignore"):
-                    return Array(found(*args, **kwargs))
+                return Array(made(found, *args, **kwargs))
 
         return call
 

@@ -12,7 +12,7 @@ from adafactor_cupy._passes import KernelPasses
 
 
 def subject(kernels):
-    passes = (KernelPasses(Emulated()),) if kernels else ()
+    passes = (KernelPasses(Emulated(Array)),) if kernels else ()
 
     def make(params, config):
         return Adafactor(params, config, passes=passes)

@@ -17,6 +17,7 @@ OPTIONS = {
     "momentum": {"lr": 0.1, "beta1": 0.9, "weight_decay": 0.1},
     "skip_step": {"nonfinite": "skip_step", "max_grad_norm": 1.0, "telemetry": True},
     "skip_tensor": {"nonfinite": "skip_tensor"},
+    "slices": {"lr": 0.1, "rules": [("conv", {"batch_axes": 0})]},
 }
 
 
@@ -74,3 +75,29 @@ def test_it_runs_on_the_current_stream_and_takes_dlpack():
     pure, _ = af.step(pure, tree(1), af.init(pure))
     for name, want in pure.items():
         close(cupy.asnumpy(params[name]), want, 2e-6, name)
+
+
+def test_a_captured_step_launched_again_is_the_next_step():
+    options = {"lr": 0.1, "rounding": "stochastic", "nonfinite": "skip_step", "max_grad_norm": 1.0}
+    grads, results = on_device(tree(1, np.float16)), []
+    for captured in (False, True):
+        params, pool = on_device(tree(0, np.float16)), cupy.cuda.MemoryPool()
+        cupy.cuda.Device().synchronize()
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            optimizer = Adafactor(params, telemetry=True, **options)
+            optimizer.step(grads)
+            if captured:
+                with cupy.cuda.using_allocator(pool.malloc):
+                    stream.begin_capture()
+                    optimizer.step(grads)
+                    graph = stream.end_capture()
+                for _ in range(3):
+                    graph.launch(stream)
+            else:
+                for _ in range(3):
+                    optimizer.step(grads)
+            stream.synchronize()
+        results.append({n: cupy.asnumpy(x) for n, x in params.items()})
+        assert int(optimizer.state.step) == 4
+    for name, want in results[0].items():
+        assert np.array_equal(results[1][name], want), name

@@ -1,42 +1,3 @@
-// Scale: what U, its average and X are multiplied by (`factors` of adafactor_core._formulas), from
-// the sums of squares of a tensor. A block takes a tensor.
-extern "C" __global__ void __launch_bounds__(256)
-scale(TABLE, const float* x2, const float* u2, float* factors, RATE(step_size), RATE(lr),
-      RATE(weight_decay), Int scaled, Int first, Int decay_by, Int clips, Int averages, float sign,
-      float eps2, float most, float per_threshold) {
-  __shared__ float shared[THREADS];
-  const Int t = blockIdx.x;
-  const Int* n = ints + t * N_INTS;
-  const float per = numbers[t * N_NUMBERS + PER_ENTRY];
-  READ(step_size) READ(lr) READ(weight_decay)
-  float alpha = step_size, clip = 1.0f;
-  if (scaled) {
-    float mean = sum_of_run(x2 + n[N_X2], n[N_X2_COUNT], shared) * per;
-    const float least = 0.25f * eps2 * eps2;
-    if (!first && 4.0f * least > 1e-30f && mean < least) mean = least;
-    float size = sqrtf(mean);
-    if (first) size *= fabsf(1.0f - weight_decay * (decay_by == BY_LR ? lr : 1.0f));
-    size = size < eps2 ? eps2 : size;
-    size = size > most ? most : size;
-    alpha = step_size * size;
-  }
-  if (clips) {
-    const float mean = sum_of_run(u2 + n[N_U2], n[N_U2_COUNT], shared) * per;
-    // The root of infinity as NaN: a clip to 0 would hide it.
-    const float ratio = root(mean, 0.0f) * per_threshold;
-    clip = 1.0f / (ratio < 1.0f ? 1.0f : ratio);
-  }
-  const float by = decay_by == BY_ALPHA ? alpha : decay_by == BY_LR ? lr : 1.0f;
-  EACH_THREAD(i) {
-    if (i == 0) {
-      float* f = factors + t * N_FACTORS;
-      f[BEFORE] = averages == 0 ? -sign * alpha * clip : averages == 1 ? sign * alpha * clip : sign * clip;
-      f[AFTER] = averages == 2 ? -alpha : averages == 1 ? -1.0f : 1.0f;
-      f[LESS] = weight_decay * by;
-    }
-  }
-}
-
 // Apply: X <- round(X + D), with the momentum of updates if AVERAGED; V moves here if `moves`.
 struct Applied {
   const Int* n;
@@ -139,27 +100,48 @@ __device__ void apply_full(const Int* item, const float* num, const G* g, float*
   }
 }
 
+// R and C of a factored tensor move to their place, where they waited for the verdict beside it.
+__device__ __forceinline__ void settle(const Int* item, const Int* n, const Int* at) {
+  const Int a = item[SLICE], r0 = item[R0], j0 = item[J0], bd = n[N_BD];
+  const float* outer = (const float*)at[AT_NEW_OUTER] + (a * n[N_R] + r0) * bd;
+  const float* inner = (const float*)at[AT_NEW_INNER] + a * n[N_LENGTH] + j0;
+  float* to_outer = (float*)at[AT_OUTER] + (a * n[N_R] + r0) * bd;
+  float* to_inner = (float*)at[AT_INNER] + a * n[N_LENGTH] + j0;
+  const Int rows = j0 == 0 ? (item[R1] - r0) * bd : 0, columns = r0 == 0 ? item[J1] - j0 : 0;
+  EACH_THREAD(i) {
+    for (Int k = i; k < rows; k += THREADS) to_outer[k] = outer[k];
+    for (Int k = i; k < columns; k += THREADS) to_inner[k] = inner[k];
+  }
+}
+
+// `verdicts`: an entry for all tensors, or (`each`) one per tensor, if `guarded`; `late`: V moves.
 extern "C" __global__ void __launch_bounds__(256, 2)
 apply(TABLE, const Int* grads, const float* p, const float* q, const float* means,
-      const float* factors, RATE(b), RATE(gain), RATE(beta1), Int key, Int moves) {
+      const float* factors, DECAY, RATE(gain), RATE(beta1), Int key_number, const int* key_address,
+      const unsigned char* verdicts, Int each, Int late, Int guarded) {
   __shared__ float shared[THREADS];
   ITEM;
+  if (guarded && !verdicts[each ? t : 0]) return;
   const float* num = numbers + t * N_NUMBERS;
-  READ(b) READ(gain) READ(beta1)
-  const float* f = factors + t * N_FACTORS;
+  READ_DECAY READ(gain) READ(beta1)
+  const float* f = factors + (n[N_SCOPE] + (n[N_SCOPES] > 1 ? a : 0)) * N_FACTORS;
   const G* g = (const G*)grads[t];
   const Int length = n[N_LENGTH], bd = n[N_BD];
-  const Word own = folded(folded(Word(key), Word(n[N_NAME])), 0u);
+  const Word key = key_address ? Word(*key_address) : Word(key_number);
+  const Word own = folded(folded(key, Word(n[N_NAME])), 0u);
   const bool by_rows = n[N_LAST] == (n[N_FACTORED] ? length : n[N_SIZE]) && bd == 1;
   const Applied to = {n, (X*)at[AT_X], (M*)at[AT_MOMENTUM], (X*)at[AT_REST], beta1, f[AFTER],
                       f[LESS], own, by_rows};
   const Int others = at[AT_MOMENTUM] | at[AT_REST];
   if (!n[N_FACTORED]) {
     float* full = (float*)at[AT_FULL];
-#define BODY(V) apply_full<V>(item, num, g, full, b, gain, f[BEFORE], moves, to);
+#define BODY(V) apply_full<V>(item, num, g, full, b, gain, f[BEFORE], late, to);
     WIDEST(n[N_SIZE], at[AT_FULL] | others, by_rows || !DRAWN, BODY)
 #undef BODY
-  } else if (bd == 1) {
+    return;
+  }
+  if (guarded) settle(item, n, at);
+  if (bd == 1) {
     const float times = root_mean(means, n, a, shared) * f[BEFORE];
 #define BODY(V) apply_rows<V>(item, n, g, p, q, times, to);
     WIDEST(length, others, by_rows || !DRAWN, BODY)

@@ -26,12 +26,21 @@ class Cut(NamedTuple):
 
 
 def cuts(
-    boxes: Sequence[Box], factored: Sequence[bool], itemsize: int, limit: int | None
+    boxes: Sequence[Box],
+    factored: Sequence[bool],
+    itemsize: int,
+    limit: int | None,
+    waits: bool = False,
 ) -> list[Cut]:
-    """Each tensor gets its share of the scratch, and of the blocks, by its size."""
+    """Each tensor gets its share of the scratch, and of the blocks, by its size.
+
+    `waits`: new averages are kept beside the old ones for a while, in the same scratch.
+    """
     total = sum(b.a * b.r * b.length for b in boxes)
     room = max(FLOOR, int(SCRATCH * itemsize * total))
     room = room if limit is None else min(room, limit)
+    if waits:
+        room -= 4 * sum(b.rows + b.cols for b, f in zip(boxes, factored, strict=True) if f)
     found = []
     for b, f in zip(boxes, factored, strict=True):
         share = b.a * b.r * b.length / total
@@ -106,6 +115,23 @@ def statistics(t: int, b: Box, how: Cut) -> list[Item]:
         (t, 0, 0, 0, j, min(j + 4 * SPAN, b.cols), 1, 0, 0) for j in range(0, b.cols, 4 * SPAN)
     ]
     return outer + inner
+
+
+def scopes(
+    t: int, b: Box, sliced: tuple[bool, bool], coarse: tuple[int, int], fine: tuple[int, int]
+) -> list[Item]:
+    """(tensor, start and number of the sums of X*X, of U*U) per RMS scope.
+
+    `coarse`, `fine`: start and number of the tensor's items, those of a slice together. `sliced`:
+    whether X, and U, are measured slice by slice.
+    """
+    count = b.a if any(sliced) else 1
+
+    def run(k: int, by_slice: bool, start: int, items: int) -> tuple[int, int]:
+        each = items // b.a
+        return (start + k * each, each) if by_slice else (start, items)
+
+    return [(t, *run(k, sliced[0], *coarse), *run(k, sliced[1], *fine)) for k in range(count)]
 
 
 def _run(size: int) -> int:

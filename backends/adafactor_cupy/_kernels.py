@@ -10,7 +10,10 @@ from typing import Any
 from ._table import Instance
 
 THREADS = 256  # of a block, as in _numbers.cuh
-NAMES = ("observe", "squares", "total", "advance", "measure", "scale", "apply")
+NAMES = (
+    "observe", "squares", "total", "advance", "measure", "judge", "scale", "apply", "metrics",
+)  # fmt: skip
+PARTS = ("_numbers.cuh", "_table.cuh", "_observe.cu", "_measure.cu", "_apply.cu", "_small.cu")
 # Products are not contracted into sums: a step then has the bits of the same source elsewhere.
 OPTIONS = ("-std=c++17", "-fmad=false")
 
@@ -18,8 +21,7 @@ OPTIONS = ("-std=c++17", "-fmad=false")
 @cache
 def source() -> str:
     """All of it in one text, which includes no header."""
-    parts = ("_numbers.cuh", "_observe.cu", "_measure.cu", "_apply.cu")
-    return "\n".join(files(__package__).joinpath(name).read_text("utf-8") for name in parts)
+    return "\n".join(files(__package__).joinpath(name).read_text("utf-8") for name in PARTS)
 
 
 def options(instance: Instance) -> tuple[str, ...]:
@@ -49,8 +51,8 @@ class CuPyKernels:
         # written anew each step would have to wait for the step before.
         return self._cupy.asarray(values, blocking=False)
 
-    def room(self, entries: int) -> Any:
-        return self._cupy.empty(entries, dtype=self._cupy.float32)
+    def room(self, entries: int, dtype: str = "float32") -> Any:
+        return self._cupy.empty(entries, dtype=dtype)
 
     def address(self, x: Any) -> int:
         return int(x.data.ptr)

@@ -1,15 +1,21 @@
 // Advance: the averages, 1/sqrt(R) and 1/sqrt(C), and the means of R by chunks of rows. An item is
-// a chunk of rows of a slice, or (LANE 1) a run of the inner statistic.
+// a chunk of rows of a slice, or (LANE 1) a run of the inner statistic. `odd`: if `guarded`, how
+// many averages no step can be made of, by item.
 extern "C" __global__ void __launch_bounds__(256)
-advance(TABLE, const float* outer, const float* inner, float* p, float* q, float* means, RATE(b),
-        RATE(gain)) {
+advance(TABLE, const float* outer, const float* inner, float* p, float* q, float* means, float* odd,
+        DECAY, RATE(gain), Int guarded) {
   __shared__ float shared[THREADS];
   ITEM;
   const float* num = numbers + t * N_NUMBERS;
-  READ(b) READ(gain)
-  const Int r0 = item[R0], r1 = item[R1], j1 = item[J1];
-  if (item[LANE]) {
-    float* state = (float*)at[AT_INNER];
+  READ_DECAY READ(gain)
+  const Int r0 = item[R0], r1 = item[R1], j1 = item[J1], bd = n[N_BD];
+  const bool inside = item[LANE];
+  OWN(float, own, 1);
+  OWN(float, strange, 1);
+  EACH_THREAD(i) { own[ME(i)][0] = strange[ME(i)][0] = 0.0f; }
+  if (inside) {
+    const float* state = (const float*)at[AT_INNER];
+    float* into = (float*)at[AT_NEW_INNER];
     EACH_THREAD(i) {
       for (Int j = item[J0] + i; j < j1; j += THREADS) {
         float sum = 0.0f;
@@ -17,36 +23,42 @@ advance(TABLE, const float* outer, const float* inner, float* p, float* q, float
         // Not gain*gain, which may underflow where the mean makes up for it.
         const float mean = sum * num[PER_INNER] * gain * gain + num[EPS_IN];
         const float now = moved(state[j], mean, b);
-        state[j] = now;
+        into[j] = now;
         q[n[N_Q] + j] = gain / root(now + num[EPS_AFTER], TINY);
+        strange[ME(i)][0] += below(now, LARGEST) ? 0.0f : 1.0f;
       }
     }
-    return;
-  }
-  float* state = (float*)at[AT_OUTER];
-  const Int bd = n[N_BD];
-  OWN(float, own, 1);
-  EACH_THREAD(i) {
-    float total = 0.0f;
-    for (Int k = bd == 1 ? 0 : i; k < bd; k += bd == 1 ? 1 : THREADS) {
-      if (bd > 1) total = 0.0f;
-      for (Int r = r0 + (bd == 1 ? i : 0); r < r1; r += bd == 1 ? THREADS : 1) {
-        const Int e = (a * n[N_R] + r) * bd + k;
-        float sum = 0.0f;
-        for (Int m = 0; m < n[N_TILES]; ++m) sum += outer[n[N_OUTER] + m * n[N_ROWS] + e];
-        const float mean = sum * num[PER_OUTER] * gain * gain + num[EPS_IN];
-        const float now = moved(state[e], mean, b);
-        state[e] = now;
-        p[n[N_P] + e] = 1.0f / root(now + num[EPS_AFTER], TINY);
-        total += now * num[PER_R];
+  } else {
+    const float* state = (const float*)at[AT_OUTER];
+    float* into = (float*)at[AT_NEW_OUTER];
+    EACH_THREAD(i) {
+      float total = 0.0f;
+      for (Int k = bd == 1 ? 0 : i; k < bd; k += bd == 1 ? 1 : THREADS) {
+        if (bd > 1) total = 0.0f;
+        for (Int r = r0 + (bd == 1 ? i : 0); r < r1; r += bd == 1 ? THREADS : 1) {
+          const Int e = (a * n[N_R] + r) * bd + k;
+          float sum = 0.0f;
+          for (Int m = 0; m < n[N_TILES]; ++m) sum += outer[n[N_OUTER] + m * n[N_ROWS] + e];
+          const float mean = sum * num[PER_OUTER] * gain * gain + num[EPS_IN];
+          const float now = moved(state[e], mean, b);
+          into[e] = now;
+          p[n[N_P] + e] = 1.0f / root(now + num[EPS_AFTER], TINY);
+          total += now * num[PER_R];
+          strange[ME(i)][0] += below(now, LARGEST) ? 0.0f : 1.0f;
+        }
+        if (bd > 1) means[n[N_MEANS] + a * bd + k] = total;
       }
-      if (bd > 1) means[n[N_MEANS] + a * bd + k] = total;
+      own[ME(i)][0] = total;
     }
-    own[ME(i)][0] = total;
   }
-  if (bd > 1) return;
-  const float total = sum_of_block(own, shared);
-  EACH_THREAD(i) { if (i == 0) means[n[N_MEANS] + a * n[N_CHUNKS] + item[COLUMN_TILE]] = total; }
+  if (!inside && bd == 1) {
+    const float total = sum_of_block(own, shared);
+    EACH_THREAD(i) { if (i == 0) means[n[N_MEANS] + a * n[N_CHUNKS] + item[COLUMN_TILE]] = total; }
+  }
+  if (guarded) {
+    const float count = sum_of_block(strange, shared);
+    EACH_THREAD(i) { if (i == 0) odd[blockIdx.x] = count; }
+  }
 }
 
 // sqrt(mean(R)) of a slice.
@@ -55,7 +67,7 @@ __device__ __forceinline__ float root_mean(const float* means, const Int* n, Int
 }
 
 // Measure: partial sums of U*U. Unfactored tensors have been measured as they were observed, unless
-// the gain of gradients was still to come: `moves`.
+// the gain of gradients was still to come: `late`. V moves then, unless the step may be refused.
 template <int V>
 __device__ __forceinline__ void measure_rows(const Int* item, const Int* n, const G* g, const float* p,
                              const float* q, float mean, float (*own)[1]) {
@@ -93,18 +105,18 @@ __device__ __forceinline__ void measure_rows(const Int* item, const Int* n, cons
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 measure(TABLE, const Int* grads, const float* p, const float* q, const float* means, float* u2,
-        RATE(b), RATE(gain), Int moves) {
+        DECAY, RATE(gain), Int late, Int guarded) {
   __shared__ float shared[THREADS];
   ITEM;
   const G* g = (const G*)grads[t];
   if (!n[N_FACTORED]) {
-    if (!moves) return;
-    READ(b) READ(gain)
+    if (!late) return;
+    READ_DECAY READ(gain)
     const float* num = numbers + t * N_NUMBERS;
     float* full = (float*)at[AT_FULL];
-    const Sums to = {nullptr, u2 + item[SLOT], nullptr};
-#define BODY(V) \
-  observe_full<V>(item, num, g, nullptr, full, b, gain, false, true, false, to, shared);
+    const Sums to = {nullptr, u2 + item[SLOT], nullptr, nullptr};
+    const Wanted wants = {false, true, false, false, !guarded};
+#define BODY(V) observe_full<V>(item, num, g, nullptr, full, b, gain, wants, to, shared);
     WIDEST(n[N_SIZE], at[AT_FULL], true, BODY)
 #undef BODY
     return;

@@ -1,4 +1,4 @@
-// Numbers, random bits and sums. _observe.cu, _measure.cu and _apply.cu follow in one text.
+// Numbers, random bits and sums. _table.cuh and the kernels follow in one text.
 //
 // No CUDA header is included: 16-bit floats go through their bits, so the same source compiles with
 // NVRTC alone and, for tests, with a C++ compiler. X_TYPE, G_TYPE and M_TYPE (of
@@ -17,6 +17,7 @@ typedef unsigned int Word;
 #define BARRIER __syncthreads();
 #endif
 
+#define INFINITE __uint_as_float(0x7F800000u)
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 constexpr int WIDE = 32;           // columns of a tile that each lane of a warp holds
 constexpr int TILE = 32 * WIDE;    // columns of a tile at most
@@ -148,8 +149,13 @@ __device__ __forceinline__ float moved(float old, float now, float b) {
 __device__ __forceinline__ float root(float x, float tiny) {
   const float found = sqrtf(x < tiny ? tiny : x);  // not fmaxf, which drops a NaN
   // Dividing by an overflowed statistic would hide it in a 0.
-  return found < __uint_as_float(0x7F800000u) ? found : found - found;
+  return found < INFINITE ? found : found - found;
 }
+// The smaller one; NaN if one of them is.
+__device__ __forceinline__ float lower(float x, float y) { return y < x || y != y ? y : x; }
+
+// A comparison and not isfinite: sums that are finite one by one may overflow when added up.
+__device__ __forceinline__ bool below(float x, float limit) { return x <= limit; }  // false for NaN
 
 // The sum over all threads of what each has in `own`, in an order that never changes.
 __device__ __forceinline__ float sum_of_block(const float (*own)[1], float* shared) {

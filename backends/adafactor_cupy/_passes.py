@@ -10,7 +10,7 @@ import numpy as np
 
 from adafactor_core import Metrics, Work
 from adafactor_core._box import refusal
-from adafactor_core._numerics import dtype_name
+from adafactor_core._numerics import dtype_name, move
 
 from ._table import DTYPES, Kernels, Table
 
@@ -44,32 +44,48 @@ class KernelPasses:
     def observe(self, works: Sequence[Work]) -> None:
         t = _table(works)
         t.refresh()
-        into = [t.at(a) for a in (t.outer, t.inner, t.x2, t.u2, t.g2)]
-        flags = (t.options.scale_parameter, t.clips and not t.normed, t.normed)
-        t.launch("observe", t.grads, *into, *_rates(t, "b"), *_gain(t), *map(np.int64, flags))
+        into = [t.at(a) for a in (t.outer, t.inner, t.x2, t.u2, t.g2, t.peaks, t.bad)]
+        asked = t[0].whole.options.telemetry or t.guarded
+        flags = (t.options.scale_parameter or asked, t.clips and not t.normed,
+                 t[0].wants_squares, t.guarded)  # fmt: skip
+        t.launch("observe", t.grads, *into, *t.decay, *_gain(t), *map(np.int64, flags))
 
     def squares(self, works: Sequence[Work]) -> Any:
         t = _table(works)
-        t.launch("squares", *[t.at(a) for a in (t.outer, t.g2, t.norms)])
+        self._squares(t, t.guarded)
         t.launch("total", t.at(t.norms), np.int64(len(t)), t.at(t.norm))
         return t.norm
 
+    def _squares(self, t: Table, guarded: bool) -> None:
+        arrays = [t.at(a) for a in (t.outer, t.g2, t.x2, t.peaks, t.marks, t.norms)]
+        t.launch("squares", *arrays, np.int64(guarded))
+
     def advance(self, works: Sequence[Work]) -> None:
         t = _table(works)
-        arrays = [t.at(a) for a in (t.outer, t.inner, t.p, t.q, t.means)]
-        t.launch("advance", *arrays, *_rates(t, "b"), *_gain(t))
+        arrays = [t.at(a) for a in (t.outer, t.inner, t.p, t.q, t.means, t.odd)]
+        t.launch("advance", *arrays, *t.decay, *_gain(t), np.int64(t.guarded))
 
     def measure(self, works: Sequence[Work]) -> None:
         t = _table(works)
         if t.clips and (t.normed or any(t.factored)):
             arrays = [t.at(a) for a in (t.p, t.q, t.means, t.u2)]
-            t.launch("measure", t.grads, *arrays, *_rates(t, "b"), *_gain(t), np.int64(t.normed))
+            flags = map(np.int64, (t.normed, t.guarded))
+            t.launch("measure", t.grads, *arrays, *t.decay, *_gain(t), *flags)
+
+    def judge(self, works: Sequence[Work]) -> Any:
+        t = _table(works)
+        arrays = (t.scopes, t.x2, t.u2, t.peaks, t.odd, t.marks, t.fine, t.bad)
+        t.launch("judge", *[t.at(a) for a in arrays], *map(np.int64, (t.clips, t.normed)))
+        for w, fine in zip(t, t.verdicts, strict=True):
+            w.fine, w.counted = fine, True
+        return t.bad
 
     def scale(self, works: Sequence[Work]) -> None:
         t = _table(works)
         o = t.options
         averages = 0 if o.beta1 is None else 1 if o.momentum_on == "scaled_update" else 2
-        flags = (o.scale_parameter, o.weight_decay_first, _BY[o.weight_decay_by], t.clips, averages)
+        flags = (o.scale_parameter, o.weight_decay_first, _BY[o.weight_decay_by], t.clips,
+                 averages, t[0].whole.options.telemetry)  # fmt: skip
         most = math.inf if o.max_parameter_scale is None else o.max_parameter_scale
         numbers = (-1.0 if o.maximize else 1.0, o.eps2, most, 1.0 / (o.clip_threshold or 1.0))
         t.launch(
@@ -80,33 +96,36 @@ class KernelPasses:
 
     def apply(self, works: Sequence[Work]) -> None:
         t = _table(works)
-        arrays = [t.at(a) for a in (t.p, t.q, t.means, t.factors)]
-        flags = (t[0].key if t[0].rounds == "stochastic" else 0, not t.clips)
-        rates = (*_rates(t, "b"), *_gain(t), *_rates(t, "beta1"))
-        t.launch("apply", t.grads, *arrays, *rates, *map(np.int64, flags))
+        verdict, fine, each = t[0].whole.fine, t.fine, True
+        if verdict is not None and not isinstance(verdict, bool):
+            fine, each = t.hold(move(verdict, t[0].param, verdict.dtype)), False
+        if verdict is not False:
+            arrays = [t.at(a) for a in (t.p, t.q, t.means, t.factors)]
+            rates = (*t.decay, *_gain(t), *_rates(t, "beta1"))
+            key = t.word(t[0].key if t[0].rounds == "stochastic" else None)
+            flags = map(np.int64, (each, t.guarded or not t.clips, t.guarded))
+            t.launch("apply", t.grads, *arrays, *rates, *key, t.at(fine), *flags)
         t.finish()
 
-    def judge(self, works: Sequence[Work]) -> Any:
-        raise NotImplementedError("tensors under a policy on non-finite numbers are not served")
-
     def metrics(self, works: Sequence[Work]) -> Sequence[Metrics]:
-        raise NotImplementedError("tensors with telemetry are not served")
+        t = _table(works)
+        if not t.normed:  # then nobody has added the squares up
+            self._squares(t, False)
+        count = len(Metrics._fields)
+        told, xp = t.room(count * len(t)), t[0].xp
+        unscale = t.rate(t[0].here(t[0].whole.unscale))
+        t.launch("metrics", *[t.at(a) for a in (t.factors, t.marks, told)], *unscale)
+        found = [xp.reshape(told[k : k + 1], ()) for k in range(count * len(t))]
+        return [Metrics(*found[k : k + count]) for k in range(0, len(found), count)]
 
 
 def _own_refusal(work: Work) -> str:
     """What these kernels leave out of what `refusal` lets pass."""
-    whole = work.whole
     if dtype_name(work.param) not in DTYPES:
         return f"{work.param.dtype} parameters"
     if dtype_name(work.grad) not in DTYPES:
         return f"{work.grad.dtype} gradients"
-    if whole.guarded:
-        return f"nonfinite={whole.options.nonfinite!r}"
-    if whole.options.telemetry:
-        return "telemetry"
-    if work.draws and not isinstance(work.key, int):
-        return "a step counter on the device with random rounding"
-    return "batch_axes" if work.layout.batch_axes else ""
+    return ""
 
 
 def _table(works: Sequence[Work]) -> Table:
