@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from .._errors import ShapeError
 from .._numerics import Shape
 
-WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1}  # fmt: skip
+WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "uint64": 8}  # fmt: skip
 CHUNK = 1 << 23  # bytes that are in memory at a time
 
 
