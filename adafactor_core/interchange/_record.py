@@ -19,7 +19,9 @@ class TensorRecord:
     `path`: its name in the tree of parameters, keys joined by "."; `shape`, `dtype`: of the whole
     parameter. `row_axes`, `col_axes`: the axes that `row` and `col` are indexed by, () where it is
     not factored. `slots`: by the names in SLOTS, those it has, with dims kept, as in Moments.
-    `skipped`: at how many steps it was not finite, None where nobody counts.
+    `skipped`: at how many steps it was not finite, None where nobody counts. `step`: its own
+    completed steps, None where they are the record's: frameworks that step a parameter only when
+    it has a gradient count per parameter.
     """
 
     path: str
@@ -29,6 +31,7 @@ class TensorRecord:
     col_axes: Shape
     slots: Mapping[str, Raw]
     skipped: int | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True)
