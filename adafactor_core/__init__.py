@@ -1,8 +1,9 @@
 """Adafactor, written once against the Python array API standard. Start with docs/embedding.md."""
 
-from . import _variants as variants
 from . import interchange as interchange
+from . import layouts as layouts
 from . import schedules as schedules
+from . import variants as variants
 from ._config import Config as Config
 from ._config import RelativeStep as RelativeStep
 from ._convert import convert_state as convert_state
@@ -65,6 +66,7 @@ __all__ = [
     "flat_metrics",
     "init",
     "interchange",
+    "layouts",
     "load_state",
     "memory_report",
     "metrics",

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from .._errors import DTypeError
 from .._numerics import Shape, dtype_name
 from ..interchange import Raw, of_bytes
+from ..interchange._arrays import array_of, lazily, numpy, numpy_array
 from ..interchange._raw import WIDTHS
-
-DTYPES = {*WIDTHS, "int16", "uint16", "uint32", "uint64"}
-
-
-def numpy() -> Any:
-    """NumPy, which only what computes or makes arrays of it needs. Raises DTypeError without."""
-    try:
-        import numpy as np
-    except ImportError:
-        raise DTypeError("converting arrays needs NumPy: pip install numpy.") from None
-    return np
 
 
 def is_array(x: Any) -> bool:
@@ -40,16 +28,9 @@ def raw(x: Any, key: str) -> Raw:
             f"of {', '.join(WIDTHS)}."
         )
     shape = tuple(int(n) for n in x.shape)
-    library = type(x).__module__.partition(".")[0]
-    part = {"torch": _torch_part, "mlx": _mlx_part}.get(library, _numpy_part)
-    width = WIDTHS[name]
-
-    def read(start: int, stop: int) -> memoryview:
-        first, last = start // width, -(-stop // width)
-        data = part(x, first, last)
-        return memoryview(data).cast("B")[start - first * width : stop - first * width]
-
-    return Raw(name, shape, read)
+    if _library(x) == "mlx":
+        return lazily(name, shape, lambda: _mlx_bytes(x))
+    return lazily(name, shape, lambda: x)
 
 
 def unboxed(x: Any) -> Any:
@@ -61,114 +42,46 @@ def unboxed(x: Any) -> Any:
     return x
 
 
-def _torch_part(x: Any, first: int, last: int) -> Any:
-    import torch  # it is there: `x` is one of its tensors
-
-    cut = x.detach().reshape(-1)[first:last].contiguous().cpu()
-    # NumPy has no bfloat16, and the bytes are all that is asked for.
-    return cut.view(torch.uint8).numpy() if cut.numel() else b""
+def _library(x: Any) -> str:
+    return type(x).__module__.partition(".")[0]
 
 
-def _mlx_part(x: Any, first: int, last: int) -> Any:
+def _mlx_bytes(x: Any) -> Any:
     import mlx.core as mx  # it is there: `x` is one of its arrays
 
-    cut = x.reshape(-1)[first:last]
-    return numpy().asarray(cut.view(mx.uint8)) if cut.size else b""
-
-
-def _numpy_part(x: Any, first: int, last: int) -> Any:
-    np = numpy()
-    try:
-        host = np.asarray(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        to_host = getattr(x, "get", None)  # CuPy copies only when told to
-        if to_host is None:
-            reason = str(error).split("\n")[0][:150]
-            raise DTypeError(
-                f"a {type(x).__name__} cannot be copied to the host: {reason}"
-            ) from None
-        host = to_host()
-    if host.dtype.byteorder == ">" or (host.dtype.byteorder == "=" and sys.byteorder == "big"):
-        host = host.byteswap()
-    cut = np.ascontiguousarray(host.reshape(-1)[first:last])
-    return cut.view(np.uint8) if cut.size else b""
-
-
-def to_numpy(raw: Raw) -> Any:
-    """An array of NumPy. bfloat16 needs ml_dtypes: raises DTypeError without."""
-    np = numpy()
-    name: Any = raw.dtype
-    if name == "bfloat16":
-        try:
-            import ml_dtypes
-        except ImportError:
-            raise DTypeError("bfloat16 in NumPy needs ml_dtypes: pip install ml_dtypes.") from None
-        name = ml_dtypes.bfloat16
-    out = np.empty(raw.shape, dtype=name)
-    _copy(raw, out.reshape(-1).view(np.uint8) if out.size else out)
-    return out
-
-
-def to_torch(raw: Raw) -> Any:
-    """A tensor of torch, on the host."""
-    import torch
-
-    out = torch.empty(raw.shape, dtype=getattr(torch, raw.dtype))
-    if out.numel():
-        _copy(raw, out.view(-1).view(torch.uint8).numpy())
-    return out
-
-
-def to_jax(raw: Raw) -> Any:
-    """An array of JAX, on its default device. Raises DTypeError where JAX would cut it."""
-    import jax
-
-    settings: Any = jax.config
-
-    if raw.dtype in ("float64", "int64") and not settings.jax_enable_x64:
-        raise DTypeError(
-            f"JAX has no {raw.dtype} as it is set up. Call jax.config.update('jax_enable_x64', "
-            f"True) first."
-        )
-    return jax.numpy.asarray(to_numpy(raw))
+    # Not through NumPy's dtypes, of which none is bfloat16; a 0-D array has no view.
+    return numpy().asarray(x.reshape(-1).view(mx.uint8)) if x.size else numpy().empty(0, "u1")
 
 
 def to_mlx(raw: Raw) -> Any:
     """An array of MLX."""
     import mlx.core as mx
 
-    if raw.dtype == "bfloat16":
-        return mx.array(to_numpy(replace(raw, dtype="int16"))).view(mx.bfloat16)
-    return mx.array(to_numpy(raw))
+    words = numpy_array(Raw("uint8", (raw.nbytes,), raw.read))
+    flat = mx.array(words).view(getattr(mx, raw.dtype)) if raw.size else mx.zeros((0,))
+    return flat.reshape(raw.shape)
+
+
+def to_torch(raw: Raw) -> Any:
+    """A tensor of torch, on the host."""
+    import torch
+
+    return array_of(raw, torch.empty(()))
+
+
+def to_jax(raw: Raw) -> Any:
+    """An array of JAX, on its default device."""
+    import jax
+
+    return array_of(raw, jax.numpy.zeros(()))
 
 
 def like(raw: Raw, array: Any) -> Any:
     """`raw` as an array of the library, and on the device, of `array`."""
     array = unboxed(array)
-    library = type(array).__module__.partition(".")[0]
-    makers: dict[str, Callable[[Raw], Any]] = {
-        "torch": lambda r: to_torch(r).to(array.device),
-        "jax": to_jax,
-        "jaxlib": to_jax,
-        "mlx": to_mlx,
-        "numpy": to_numpy,
-    }
     if isinstance(array, Raw):
         return raw
-    if library in makers:
-        return makers[library](raw)
-    raise DTypeError(
-        f"cannot make a {type(array).__name__} of bytes. Pass a template of NumPy, torch, JAX or "
-        f"MLX arrays."
-    )
-
-
-def _copy(raw: Raw, out: Any) -> None:
-    at = 0
-    for chunk in raw.chunks():
-        part = numpy().frombuffer(chunk, dtype="uint8")
-        out[at : at + part.size] = part
-        at += part.size
+    return to_mlx(raw) if _library(array) == "mlx" else array_of(raw, array)
 
 
 def scalar(dtype: str, value: int) -> Raw:
@@ -204,7 +117,7 @@ def number(x: Any, key: str) -> int:
 Make = Callable[[Raw], Any]
 ARRAYS: dict[str, Make] = {
     "raw": lambda raw: raw,
-    "numpy": to_numpy,
+    "numpy": numpy_array,
     "torch": to_torch,
     "jax": to_jax,
     "mlx": to_mlx,

@@ -30,8 +30,6 @@ class Format:
     unfactored: Mapping[str, str]
     counters: tuple[str, ...]
     """Keys of the number of completed steps; () where it is kept elsewhere."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """What it means, in options of Config: axes, and how momentum is averaged."""
     keepdims: bool = False
     """Whether the axes that statistics are averaged over stay, with size 1."""
     counter_dtype: str = "int"
@@ -62,6 +60,4 @@ class Format:
     """Slots that cannot be converted, by the end of their key, and why."""
     ours: bool = False
     """Of this package: all options of Config apply, and those of torch groups are read."""
-    seen: Literal["tested", "read"] = "tested"
-    """Whether the tests run it against the implementation, or it was read from the source."""
     note: str = ""

@@ -9,8 +9,8 @@ from typing import Any
 from .._errors import StateError
 from .._numerics import Shape
 from ..interchange import Raw
+from ..interchange._arrays import numpy
 from ..interchange._raw import WIDTHS
-from ._arrays import numpy
 
 WIDER = {
     "bfloat16": ("bfloat16", "float32", "float64"),
@@ -104,10 +104,6 @@ def values(raw: Raw) -> Any:
     """All of it in its shape; bfloat16 and float16 as float32."""
     found = decoded(raw.bytes(), raw.dtype).reshape(raw.shape)
     return found.astype("float32") if raw.dtype == "float16" else found
-
-
-def zeros(dtype: str, shape: Shape) -> Raw:
-    return Raw(dtype, shape, lambda start, stop: bytes(stop - start))
 
 
 def rebuilt(row: Any, col: Any, row_axes: Shape) -> Any:

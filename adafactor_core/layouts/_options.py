@@ -1,31 +1,14 @@
-"""Options of Config as JSON and torch's groups have them."""
+"""Options of Config as the groups of adafactor_torch have them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from .._config import Config, RelativeStep
 
-_DEFAULTS = Config()
 _NAMES = [f.name for f in fields(Config) if f.name != "_"]
-
-
-def told(config: Config) -> dict[str, Any]:
-    """Those that are not the defaults; a schedule only by its name."""
-    found = {name: getattr(config, name) for name in _NAMES}
-    return {k: _plain(v) for k, v in found.items() if v != getattr(_DEFAULTS, k)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, RelativeStep):
-        return asdict(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if callable(value):
-        return getattr(value, "__name__", type(value).__name__)
-    return value
 
 
 def of_group(group: Mapping[str, Any]) -> dict[str, Any]:

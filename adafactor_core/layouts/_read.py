@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._config import Config, resolve
@@ -10,15 +11,16 @@ from .._errors import ConfigError, StateError
 from .._factoring import without
 from .._tree import some
 from ..interchange import Raw, Record, TensorRecord
+from ..interchange._options import options_of
 from ._arrays import number, raw
 from ._find import Keys, Place, by_tensor, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
-from ._options import of_group, told
+from ._options import of_group
 from ._params import Param, described
 from ._retarget import Losses, cast, wide
 from ._sight import Sight, has_momentum, seen
-from ._table import format_of
+from ._table import FORMATS, format_of, meaning
 
 
 def read(
@@ -56,34 +58,37 @@ def read(
             f"shape, is not in the state. Pass params."
         )
     where = places(fmt, known, leaves)
-    chosen = options_of(fmt, options, leaves)
+    chosen = chosen_options(format, options, leaves)
     lose = Losses(approximate)
     tensors, ages, used = _tensors(fmt, where, leaves, chosen, lose)
     done = _steps(fmt, leaves, ages, used, step, lose)
+    if step is None:
+        own = {path: n for path, n in ages.items() if n != done}
+        tensors = [replace(t, step=own.get(t.path)) for t in tensors]
     skipped = leaves.get((fmt.skipped or ("", ""))[1].removeprefix("{at}"))
-    meaning = told(chosen)
+    shown = options_of(chosen)
     if not any("momentum" in t.slots for t in tensors):
-        meaning = {k: v for k, v in meaning.items() if not k.startswith("momentum")}
+        shown = {k: v for k, v in shown.items() if not k.startswith("momentum")}
     elif fmt.unfactored_options:
         vectors = [t.path for t in tensors if not t.row_axes]
-        meaning |= {"rules": [[path, dict(fmt.unfactored_options)] for path in vectors]}
+        shown |= {"rules": [[path, dict(fmt.unfactored_options)] for path in vectors]}
     return Record(
         done,
         tuple(tensors),
         skipped=None if skipped is None else number(skipped, "skipped"),
         variant="" if fmt.ours else format,
-        options=meaning,
+        options=shown,
         notes=lose.notes(),
     )
 
 
-def options_of(fmt: Format, given: Mapping[str, Any] | Config | None, leaves: Flat) -> Config:
+def chosen_options(format: str, given: Mapping[str, Any] | Config | None, leaves: Flat) -> Config:
     """The format's own, with those given, and what torch groups say about themselves."""
     if isinstance(given, Config):
         return given
-    from_groups = _of_groups(fmt, leaves)
+    fmt = FORMATS[format]
     try:
-        return Config(**{**fmt.options, **from_groups, **(given or {})})
+        return Config(**{**meaning(format), **_of_groups(fmt, leaves), **(given or {})})
     except TypeError as error:
         raise ConfigError(f"unknown option: {error}. See docs/options.md.") from None
 
@@ -189,19 +194,18 @@ def _steps(
     step: int | None,
     lose: Losses,
 ) -> int:
-    """The number of completed steps, the same everywhere."""
-    whole = {key: number(leaves[key], key) for key in Keys(fmt, leaves).counters(used)}
-    found = {**ages, **{key: n for key, n in whole.items() if not by_tensor(key)}}
+    """The number of completed steps: the largest, where tensors have their own."""
     if step is not None:
         return number(step, "step")
-    if not found:
+    found = {key: number(leaves[key], key) for key in Keys(fmt, leaves).counters(used)}
+    if not found and not ages:
         raise StateError("the number of completed steps is not in the state. Pass step.")
-    last = max(found.values())
-    for name, n in found.items():
+    last = max([*found.values(), *ages.values()])
+    for key, n in found.items():
         if n != last:
             lose(
-                name,
-                "it has taken fewer steps than others, and a state has one number of steps",
-                f"It has taken {n}, others {last}: pass step to say which it is.",
+                key,
+                f"it has counted {n} steps, and others {last}",
+                "Pass step to say how many there were.",
             )
     return last

@@ -7,7 +7,7 @@ from dataclasses import replace
 from .._config import Config, resolve
 from .._factoring import layout
 from ..interchange import Record, TensorRecord
-from ._options import told
+from ..interchange._options import options_of
 from ._retarget import Losses, Target, retargeted, wide
 
 
@@ -49,6 +49,7 @@ def reshaped(
                 plan.col_axes,
                 retargeted(old, record, to, lose),
                 (t.skipped or 0) if counts else None,
+                t.step,
             )
         )
     counts = config.nonfinite in ("skip_tensor", "skip_step")
@@ -57,7 +58,7 @@ def reshaped(
         tensors=tuple(made),
         skipped=(record.skipped or 0) if counts else None,
         variant="",
-        options=told(config),
+        options=options_of(config),
         notes=(*record.notes, *lose.notes()),
     )
 

@@ -12,8 +12,8 @@ from .._numerics import Shape
 from .._rounding import dequantised, quantised, scale_shape
 from .._tree import some
 from ..interchange import Raw, Record, TensorRecord
-from ._arrays import numpy
-from ._numbers import computed, converted, encoded, rebuilt, reduced, survives, values, zeros
+from ..interchange._arrays import numpy, zeros
+from ._numbers import computed, converted, encoded, rebuilt, reduced, survives, values
 
 
 class Target(NamedTuple):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
+from .. import variants
 from .._errors import ConfigError
 from ._format import Format
 
 _STATE = "state.{id}."
 _MOMENTS = "{at}moments.{path}."
-_LARGEST = {"factored_dims": "largest"}
-_LAST = {"factored_dims": "last"}
 _HF = {"row": _STATE + "exp_avg_sq_row", "col": _STATE + "exp_avg_sq_col"}
 _M = {"momentum": _STATE + "exp_avg"}
 
@@ -22,7 +23,6 @@ _TRANSFORMERS = Format(
     factored={**_HF, **_M},
     unfactored={"full": _STATE + "exp_avg_sq", **_M},
     counters=(_STATE + "step",),
-    options=_LAST,
     note="`RMS` is recomputed at every step and carries nothing",
 )
 _TORCH = Format(
@@ -31,7 +31,6 @@ _TORCH = Format(
     factored={"row": _STATE + "row_var", "col": _STATE + "col_var"},
     unfactored={"full": _STATE + "variance"},
     counters=(_STATE + "step",),
-    options=_LAST,
     keepdims=True,
     counter_dtype="float32",
     statistics="param",
@@ -47,7 +46,6 @@ _OPTAX = Format(
     },
     unfactored={"full": "{at}v.{path}", "momentum": "{ema}ema.{path}"},
     counters=("{at}count", "{ema}count"),
-    options={**_LARGEST, "min_dim_size_to_factor": 128},
     counter_dtype="int32",
     statistics="param",
     placeholder=(1,),
@@ -67,27 +65,24 @@ _FLAX = Format(
         "momentum": "{at}param_states.{path}.m",
     },
     counters=("{at}step",),
-    options={**_LARGEST, "min_dim_size_to_factor": 128},
     counter_dtype="int32",
     statistics="float32",
     placeholder=(1,),
     placed_momentum=True,
     prefixes={"at": "state."},
-    seen="read",
 )
 _QUANTISED = "it is quantised: set quantize=False, let it take a step, and save again"
 _OURS = ("momentum", "momentum_scale", "compensation")
 
 _FORMATS: dict[str, Format] = {
     "transformers": _TRANSFORMERS,
-    "fairseq": replace(_TRANSFORMERS, of="fairseq.optim.adafactor.Adafactor", seen="read"),
-    "kohya": replace(_TRANSFORMERS, of="kohya sd-scripts, adafactor_fused", seen="read"),
-    "onetrainer": replace(_TRANSFORMERS, of="OneTrainer, adafactor_extensions", seen="read"),
+    "fairseq": replace(_TRANSFORMERS, of="fairseq.optim.adafactor.Adafactor"),
+    "kohya": replace(_TRANSFORMERS, of="kohya sd-scripts, adafactor_fused"),
+    "onetrainer": replace(_TRANSFORMERS, of="OneTrainer, adafactor_extensions"),
     "torch": _TORCH,
     "timm": replace(
         _TRANSFORMERS,
         of="timm.optim.Adafactor",
-        options={"factored_dims": "conv", "min_dim_size_to_factor": 17},
         minimum=("min_dim_size_to_factor", 1),
     ),
     "timm_bigvision": Format(
@@ -96,13 +91,6 @@ _FORMATS: dict[str, Format] = {
         factored={"row": _STATE + "exp_avg_sq_r", "col": _STATE + "exp_avg_sq_c", **_M},
         unfactored={"full": _STATE + "exp_avg_sq", **_M},
         counters=(_STATE + "step",),
-        options={
-            **_LARGEST,
-            "min_dim_size_to_factor": 16,
-            "momentum_on": "update",
-            "momentum_dtype": "bfloat16",
-            "momentum_arithmetic": "buffer",
-        },
         keepdims=True,
         counter_dtype="float32",
         statistics="param",
@@ -112,7 +100,6 @@ _FORMATS: dict[str, Format] = {
         _TRANSFORMERS,
         of="pytorch_optimizer.AdaFactor",
         counters=("param_groups.{group}.step",),
-        options={**_LAST, "momentum_dtype": "bfloat16", "momentum_arithmetic": "buffer"},
         statistics="param",
         refused={"exp_avg_sq_hat": "ams_bound keeps a running maximum, which no other one has"},
     ),
@@ -126,7 +113,6 @@ _FORMATS: dict[str, Format] = {
         },
         unfactored={"full": _STATE + "variance", "momentum": _STATE + "m"},
         counters=(_STATE + "step",),
-        options={**_LAST, "momentum_on": "grad"},
         unfactored_options={"momentum_on": "update"},
         keepdims=True,
         statistics="float32",
@@ -140,10 +126,9 @@ _FORMATS: dict[str, Format] = {
         },
         note="momentum of matrices is of the gradient, of vectors of the update",
     ),
-    "came": replace(
+    "came_vectors": replace(
         _TRANSFORMERS,
         of="came_pytorch.CAME, vectors and scalars alone",
-        options={**_LAST, "momentum_on": "update"},
         refused={"exp_avg_res_row": "it is CAME's confidence, which no other one has"},
     ),
     "adafactor_torch": Format(
@@ -172,14 +157,6 @@ _FORMATS: dict[str, Format] = {
     "big_vision": replace(
         _OPTAX,
         of="big_vision.optax.scale_by_adafactor",
-        options={
-            **_LARGEST,
-            "min_dim_size_to_factor": 32,
-            "momentum_on": "update",
-            "momentum_dtype": "bfloat16",
-            "momentum_arithmetic": "weak",
-        },
-        seen="read",
     ),
     "flax": _FLAX,
     "t5x": _FLAX,
@@ -189,12 +166,10 @@ _FORMATS: dict[str, Format] = {
         factored={"row": "{at}vr.{path}", "col": "{at}vc.{path}", "momentum": "{at}m.{path}"},
         unfactored={"full": "{at}v.{path}", "momentum": "{at}m.{path}"},
         counters=("{at}count",),
-        options=_LAST,
         counter_dtype="int32",
         statistics="float32",
         placeholder=(1,),
         placed_momentum=True,
-        seen="read",
         note="with sort_factored_second_moment_dims: factored_dims='largest_first'",
     ),
     "mesh_tensorflow": Format(
@@ -207,10 +182,8 @@ _FORMATS: dict[str, Format] = {
         },
         unfactored={"full": "{path}_slot_v", "momentum": "{path}_slot_m"},
         counters=("global_step",),
-        options={"factored_dims": "largest_first", "min_dim_size_to_factor": 128},
         counter_dtype="int64",
         statistics="float32",
-        seen="read",
         note="paths are names of variables, which may hold slashes",
     ),
     "tensor2tensor": Format(
@@ -219,11 +192,9 @@ _FORMATS: dict[str, Format] = {
         factored={"row": "{path}.vr", "col": "{path}.vc", "momentum": "{path}.m"},
         unfactored={"full": "{path}.v", "momentum": "{path}.m"},
         counters=("global_step",),
-        options=_LAST,
         counter_dtype="int64",
         statistics="float32",
         momentum_dtype="param",
-        seen="read",
         note="slots by the names that `get_slot` takes; TensorFlow's names on disk differ",
     ),
     "keras": Format(
@@ -232,7 +203,6 @@ _FORMATS: dict[str, Format] = {
         factored={"row": "{first}", "col": "{second}"},
         unfactored={"full": "{third}"},
         counters=("0",),
-        options=_LAST,
         counter_dtype="int32",
         statistics="param",
         placeholder=(),
@@ -250,7 +220,6 @@ _FORMATS: dict[str, Format] = {
         },
         unfactored={"full": "{path}.exp_avg_sq", "momentum": "{path}.exp_avg"},
         counters=("step",),
-        options=_LAST,
         counter_dtype="uint64",
         statistics="param",
         momentum_dtype="param",
@@ -261,11 +230,9 @@ _FORMATS: dict[str, Format] = {
         factored={"row": "{index}.0", "col": "{index}.1", "momentum": "{index}.2"},
         unfactored={"full": "{index}.0", "momentum": "{index}.1"},
         counters=(),
-        options=_LAST,
         statistics="float32",
         momentum_dtype="param",
         tree_order=True,
-        seen="read",
         note="the step is the trainer's: give `step`",
     ),
     "mindspore": Format(
@@ -278,22 +245,35 @@ _FORMATS: dict[str, Format] = {
         },
         unfactored={"full": "exp_avg_sq_{path}", "momentum": "exp_avg.{path}"},
         counters=("afactor_step",),
-        options={**_LAST, "momentum_arithmetic": "buffer"},
         counter_dtype="int32",
         statistics="param",
         momentum_dtype="param",
         placeholder=(1,),
         placed_momentum=True,
-        seen="read",
     ),
 }
 
 FORMATS: Mapping[str, Format] = MappingProxyType(_FORMATS)
-"""By name."""
+"""By name: that of the variant, for all but our own."""
+
+_SHOWN = (
+    "factored", "factored_dims", "min_dim_size_to_factor", "batch_axes", "momentum_on",
+    "momentum_dtype", "momentum_arithmetic",
+)  # fmt: skip
 
 
 def format_of(name: str) -> Format:
     """Raises ConfigError for a name that there is not."""
-    if name not in FORMATS:
-        raise ConfigError(f"unknown format {name!r}. Formats: {', '.join(sorted(FORMATS))}.")
+    if not isinstance(name, str) or name not in FORMATS:
+        near = difflib.get_close_matches(str(name).lower().replace("-", "_"), FORMATS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"there is no format {name!r}.{hint} Formats: {', '.join(FORMATS)}.")
     return FORMATS[name]
+
+
+def meaning(name: str) -> dict[str, Any]:
+    """The variant's options that a state shows, or depends on: axes, and the kind of momentum."""
+    if FORMATS[name].ours:
+        return {}
+    options = variants.get(name).options
+    return {option: options[option] for option in _SHOWN if option in options}

@@ -10,13 +10,14 @@ from .._errors import StateError
 from .._numerics import Shape, dtype_name
 from .._tree import some
 from ..interchange import Raw, Record, TensorRecord
+from ..interchange._arrays import zeros
 from ._arrays import ARRAYS, is_array, like, raw, scalar, shape_of, unboxed
 from ._find import Keys, Place, by_tensor, places, torch_dict
 from ._flat import Flat, filled, flat
 from ._format import Format
-from ._numbers import computed, encoded, rebuilt, values, zeros
+from ._numbers import computed, encoded, rebuilt, values
 from ._params import described
-from ._read import options_of, sights
+from ._read import chosen_options, sights
 from ._reshape import still
 from ._retarget import Losses, Target, retargeted, wide
 from ._sight import Sight, expected, stored_shape
@@ -42,9 +43,10 @@ def write(
     `optimizer.state_dict()`); it comes back filled, with the same containers, dtypes, devices and
     order, and says what is factored and whether there is momentum. Without one: a torch state dict
     with what the format needs, or the flattened form, {key: array}. `params`: the optimizer's
-    parameters, where their order counts and is not the Record's. `options`: where the format's differ; with
-    `beta1` among them there is momentum. `arrays`: of which library ("raw", "numpy", "torch",
-    "jax", "mlx", or a function of a Raw); default the template's, torch's for torch, else Raw.
+    parameters, where their order counts and is not the Record's. `options`: where the format's
+    differ; with `beta1` among them there is momentum. `arrays`: of which library ("raw", "numpy",
+    "torch", "jax", "mlx", or a function of a Raw); default the template's, else torch's in a state
+    dict, and Raw.
     `momentum=False` leaves it behind.
 
     Raises StateError for what cannot be converted exactly, naming the tensor and the way out;
@@ -87,7 +89,7 @@ def _written(
     tensors = {t.path: t if momentum else still(t) for t in record.tensors}
     _check_paths({p.path for p in known}, set(tensors))
     where = places(fmt, known, state)
-    chosen = options_of(fmt, options, state)
+    chosen = chosen_options(format, options, state)
     bare = not any(is_array(x) for key, x in state.items() if not key.startswith("param_groups"))
     keys = Keys(fmt, {} if bare else state)
     found = _sights(fmt, where, {} if bare else state, chosen, keys, record, options, momentum)
@@ -106,7 +108,18 @@ def _written(
         for counter in fmt.counters:
             if by_tensor(counter):
                 key = counter.format(**place.fields)
-                out[key] = _count(fmt, record.step, state.get(key))
+                n = record.step if t.step is None else t.step
+                before = out.get(key)
+                out[key] = _count(fmt, n, state.get(key))
+                if before is not None and "{group}" in counter and before != out[key]:
+                    lose(t.path, "its group has one number of steps, and others in it another one")
+                    out[key] = max(before, out[key])
+        if t.step not in (None, record.step) and not any(map(by_tensor, fmt.counters)):
+            lose(
+                t.path,
+                f"it has taken {t.step} steps, others {record.step}, and the target has one number",
+                "Go on where it was saved.",
+            )
     for key in keys.counters(used):
         if not by_tensor(key):
             out[key] = _count(fmt, record.step, state.get(key))
