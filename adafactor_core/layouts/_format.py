@@ -54,8 +54,8 @@ class Format:
     """Keys of a tensor's and of all skipped steps."""
     derived: Mapping[str, str] = field(default_factory=dict)
     """Of a factored tensor: what follows from the other slots, "full" -> key."""
-    minimum: tuple[str, int] | None = None
-    """The key of a torch group that holds the least size to factor, and what to add to it."""
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """Options that torch groups have under our names, and what to add to numbers."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Slots that cannot be converted, by the end of their key, and why."""
     ours: bool = False

@@ -99,13 +99,10 @@ def _of_groups(fmt: Format, leaves: Flat) -> dict[str, Any]:
         for key, value in leaves.items()
         if key.startswith("param_groups.0.")
     }
-    if fmt.minimum is not None:
-        name, more = fmt.minimum
-        found = first.get(name)
-        return {} if found is None else {"min_dim_size_to_factor": int(found) + more}
-    if not fmt.ours:
-        return {}
-    return of_group(first)
+    if fmt.ours:
+        return of_group(first)
+    told = {name: first[name] for name in fmt.groups if first.get(name) is not None}
+    return {k: v + fmt.groups[k] if isinstance(v, int) else v for k, v in told.items()}
 
 
 def sights(

@@ -83,7 +83,7 @@ _FORMATS: dict[str, Format] = {
     "timm": replace(
         _TRANSFORMERS,
         of="timm.optim.Adafactor",
-        minimum=("min_dim_size_to_factor", 1),
+        groups={"min_dim_size_to_factor": 1},
     ),
     "timm_bigvision": Format(
         of="timm.optim.AdafactorBigVision",
@@ -94,7 +94,7 @@ _FORMATS: dict[str, Format] = {
         keepdims=True,
         counter_dtype="float32",
         statistics="param",
-        minimum=("min_dim_size_to_factor", 0),
+        groups={"min_dim_size_to_factor": 0, "momentum_dtype": 0},
     ),
     "pytorch_optimizer": replace(
         _TRANSFORMERS,

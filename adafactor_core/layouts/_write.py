@@ -159,7 +159,7 @@ def _sights(
         return [sight for sight in found if sight is not None]
     configs = resolve(options, [place.param.path for place in where])
     has = {t.path for t in record.tensors if "momentum" in t.slots}
-    if isinstance(given, Config) or (given is not None and "beta1" in given):
+    if fmt.ours or isinstance(given, Config) or (given is not None and "beta1" in given):
         has = {p.param.path for p, o in zip(where, configs, strict=True) if o.beta1 is not None}
     if not momentum or "momentum" not in fmt.factored:
         has = set()
