@@ -159,9 +159,7 @@ class Keras:
         self._optimizer.apply([grads[n] for n in self.own], own)
 
     def params(self) -> Arrays:
-        import keras
-
-        return {n: keras.ops.convert_to_numpy(x) for n, x in self.own.items()}
+        return {n: np.array(x.value, "float32") for n, x in self.own.items()}
 
     def state(self) -> Any:
         return self._optimizer.variables

@@ -3,9 +3,9 @@
 from functools import partial
 
 import pytest
+from _state_peers import SHAPES, Jax, Keras, Mlx, NumPy, Optax, Torch, error, problem, run
 
 import adafactor_core as af
-from _state_peers import SHAPES, Jax, Keras, Mlx, NumPy, Optax, Torch, error, problem, run
 
 variants = af.variants
 ALL = tuple(SHAPES)
