@@ -15,6 +15,7 @@ from ._read import read as read
 from ._reshape import reshaped as reshaped
 from ._table import FORMATS as FORMATS
 from ._torch_flax import torch_to_flax as torch_to_flax
+from ._torch_order import torch_order as torch_order
 from ._write import losses as losses
 from ._write import write as write
 
@@ -34,6 +35,7 @@ __all__ = [
     "renamed",
     "reshaped",
     "to_channels_last",
+    "torch_order",
     "torch_to_flax",
     "write",
 ]

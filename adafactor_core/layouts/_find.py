@@ -67,6 +67,13 @@ def _torch_dicts(x: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _torch_dicts(child, f"{key}.{k}" if key else str(k))
 
 
+def has_names(state: Flat) -> bool:
+    """Whether a flattened torch state dict says what its parameters are called."""
+    return any(
+        key.startswith("param_groups.") and ".param_names." in key for key in state
+    ) or any(isinstance(x, str) for key, x in state.items() if ".params." in key)
+
+
 def _torch_ids(params: Sequence[Param], state: Flat) -> list[tuple[str, str]]:
     """(id, group) by parameter: by name where the state dict has names, else by position."""
     groups: dict[str, dict[str, dict[int, Any]]] = {}

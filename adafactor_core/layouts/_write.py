@@ -12,7 +12,7 @@ from .._tree import some
 from ..interchange import Raw, Record, TensorRecord
 from ..interchange._arrays import zeros
 from ._arrays import ARRAYS, is_array, like, raw, scalar, shape_of, unboxed
-from ._find import Keys, Place, by_tensor, places, torch_dict
+from ._find import Keys, Place, by_tensor, has_names, places, torch_dict
 from ._flat import Flat, filled, flat
 from ._format import Format
 from ._numbers import computed, encoded, rebuilt, values
@@ -85,6 +85,11 @@ def _written(
     fmt = format_of(format)
     inner = torch_dict(template)[1] if fmt.family == "torch" and template is not None else template
     state = {} if inner is None else flat(inner)
+    if params is None and _by_position(fmt) and not has_names(state):
+        raise StateError(
+            f"{format!r} knows parameters by their position alone. Pass params, in the order of the "
+            f"optimizer that is to go on (torch_order gives it)."
+        )
     known = described(record if params is None else params, fmt.tree_order)
     tensors = {t.path: t if momentum else still(t) for t in record.tensors}
     _check_paths({p.path for p in known}, set(tensors))
@@ -127,6 +132,10 @@ def _written(
         key = fmt.skipped[1].removeprefix("{at}")
         out[key] = _count(fmt, record.skipped or 0, state[key])
     return _nested(fmt, out, where, inner, arrays)
+
+
+def _by_position(fmt: Format) -> bool:
+    return fmt.family == "torch" or "{first}" in fmt.factored.get("row", "")
 
 
 def _check_paths(wanted: set[str], has: set[str]) -> None:
