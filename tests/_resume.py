@@ -133,7 +133,7 @@ def drawn(t, odd=()):
 
 
 def trained(kinds, steps, dtype, options, folder, odd=(), suffix=".safetensors"):
-    """Through these adapters one after another, `steps` each: (parameters, the last state's record).
+    """Through these adapters one after another, `steps` each: parameters, and the state's record.
 
     From one to the next goes a state file, and the parameters to the bit.
     """
@@ -160,6 +160,11 @@ def same(a, b):
         assert x[n].tobytes() == y[n].tobytes(), n
     assert (r.step, r.skipped) == (s.step, s.skipped)
     for t, u in zip(r.tensors, s.tensors, strict=True):
-        assert (t.path, t.skipped, t.step, t.slots.keys()) == (u.path, u.skipped, u.step, u.slots.keys())
+        assert (t.path, t.skipped, t.step, t.slots.keys()) == (
+            u.path,
+            u.skipped,
+            u.step,
+            u.slots.keys(),
+        )
         for slot in t.slots:
             assert bytes(t.slots[slot].bytes()) == bytes(u.slots[slot].bytes()), (t.path, slot)

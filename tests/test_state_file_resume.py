@@ -4,9 +4,9 @@ import importlib.util
 
 import numpy as np
 import pytest
-from _resume import NAMES, drawn, same, trained
 
 from _close import close
+from _resume import NAMES, drawn, same, trained
 
 OPTIONS = {
     "defaults": ({}, "float32", ()),
