@@ -65,8 +65,10 @@ def array_of(raw: Raw, like: Array) -> Array:
     if compat.is_torch_array(like):
         import torch  # it is there: `like` is one of its tensors
 
-        flat = torch.from_numpy(_filled(raw))
-        return flat.view(getattr(torch, raw.dtype)).reshape(raw.shape).to(like.device)
+        out = torch.empty(raw.shape, dtype=getattr(torch, raw.dtype))
+        if raw.nbytes:  # of empty arrays torch has no bytes to show
+            _fill(out.reshape(-1).view(torch.uint8).numpy(), raw)
+        return out.to(like.device)
     xp = namespace(like)
     made = numpy_array(raw)
     found = made if compat.is_numpy_array(like) else xp.asarray(made, device=device(like))
@@ -80,7 +82,8 @@ def array_of(raw: Raw, like: Array) -> Array:
 
 def numpy_array(raw: Raw) -> Any:
     """A new NumPy array; bfloat16 needs ml_dtypes (DTypeError)."""
-    flat = _filled(raw)
+    flat = numpy().empty(raw.nbytes, dtype="uint8")
+    _fill(flat, raw)
     return flat.view(dtype_called(namespace(flat), raw.dtype, flat)).reshape(raw.shape)
 
 
@@ -93,13 +96,14 @@ def numpy() -> Any:
     return np
 
 
-def _filled(raw: Raw) -> Any:
-    np = numpy()
-    flat, at = np.empty(raw.nbytes, dtype=np.uint8), 0
+def _fill(flat: Any, raw: Raw) -> None:
+    """Puts the bytes of `raw` into a flat NumPy array of uint8, chunk by chunk."""
+    at = 0
     for chunk in raw.chunks():
-        flat[at : at + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
+        flat[at : at + len(chunk)] = numpy().frombuffer(chunk, dtype=flat.dtype)
         at += len(chunk)
-    return _little(flat, WIDTHS[raw.dtype])
+    if sys.byteorder != "little":
+        flat[:] = _little(flat, WIDTHS[raw.dtype])
 
 
 def _little(flat: Any, width: int) -> Any:

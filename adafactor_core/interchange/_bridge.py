@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from .._config import Config, as_config
 from .._errors import StateError
-from .._factoring import Layout
 from .._metrics import no_metrics
-from .._numerics import Array, device, dtype_name, wide_dtype
+from .._numerics import Array, dtype_name, wide_dtype
 from .._prepare import check_counters, planned
 from .._state import Moments, State, check, counts, slots
 from .._tree import Tree, check_param, flatten, matching, unflatten
@@ -17,7 +15,7 @@ from . import _file as files
 from ._arrays import array_of, raw_of
 from ._fit import by_path, check_skips, fit
 from ._options import options_of
-from ._raw import Raw
+from ._raw import Raw, of_bytes
 from ._record import Record, TensorRecord
 
 Put = Callable[[Raw, Array], Array]
@@ -47,18 +45,10 @@ def record(
         held = {name: raw_of(a) for name, a in m._asdict().items() if a is not None}
         held.pop("skipped", None)
         skipped = None if m.skipped is None else int(m.skipped)
-        tensors.append(tensor_record(path, x, plan, held, skipped))
+        axes = plan.row_axes, plan.col_axes
+        tensors.append(TensorRecord(path, plan.shape, dtype_name(x), *axes, held, skipped))
     skipped = None if state.skipped is None else int(state.skipped)
     return Record(int(state.step), tuple(tensors), skipped, variant or "", options_of(config))
-
-
-def tensor_record(
-    path: str, x: Array, plan: Layout, held: Mapping[str, Any], skipped: int | None
-) -> TensorRecord:
-    """Of a tensor whose whole is laid out like this."""
-    return TensorRecord(
-        path, plan.shape, dtype_name(x), plan.row_axes, plan.col_axes, held, skipped
-    )
 
 
 def state(
@@ -89,11 +79,11 @@ def state(
     for xp, x, _, t in rows:
         made = {name: put(raw, x) for name, raw in t.slots.items()}
         if t.skipped is not None and counts(config):
-            made["skipped"] = _counter(t.skipped, xp, x)
+            made["skipped"] = put(counter(t.skipped), x)
         moments.append(Moments(*(made.get(name) for name in Moments._fields)))
         metrics.append(no_metrics(xp, x, wide_dtype(xp, x)) if config.telemetry else None)
     step, skipped = (
-        n if n is None or not rows else _counter(n, namespaces[0], leaves.arrays[0])
+        n if n is None or not rows else put(counter(n), leaves.arrays[0])
         for n in (record.step, record.skipped)
     )
     return State(
@@ -104,8 +94,9 @@ def state(
     )
 
 
-def _counter(n: int, xp: Any, x: Array) -> Array:
-    return xp.asarray(n, dtype=xp.int32, device=device(x))
+def counter(n: int) -> Raw:
+    """A number of steps as the 0-D int32 array that counts them."""
+    return of_bytes("int32", (), n.to_bytes(4, "little"))
 
 
 def save_state(

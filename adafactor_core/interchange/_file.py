@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -52,41 +52,35 @@ def write(file: Path_, record: Record, *, progress: Progress | None = None) -> N
     """
     with _naming(file, "write"):
         schema.check(record)
-        text = schema.metadata(record)
-        zipped = os.fspath(file).lower().endswith(".npz")
-        arrays = schema.arrays(record, npz.quoted if zipped else str)
-        try:
-            _write(file, arrays, text, zipped, progress)
-        except ValueError as error:
-            raise MalformedError(str(error)) from None
+        write_arrays(file, in_order(file, record), schema.metadata(record), progress)
 
 
-def _write(
+def write_arrays(
     file: Path_,
     arrays: list[tuple[str, Raw]],
-    text: dict[str, str],
-    zipped: bool,
-    progress: Progress | None,
+    metadata: Mapping[str, str],
+    progress: Progress | None = None,
 ) -> None:
+    """Writes arrays by name, in this order, with the promises of `write`."""
+    begin = npz.write if _zipped(file) else safetensors.write
     done, total = 0, sum(raw.nbytes for _, raw in arrays)
-    with replacing(file) as out:
-        chunks = npz.write(out, arrays, text) if zipped else _chunks(out, arrays, text)
-        with closing(chunks):  # or what it holds open would be closed after the file
-            for size in chunks:
-                done += size
-                if progress is not None:
-                    progress(done, total)
+    with replacing(file) as out, closing(begin(out, arrays, metadata)) as chunks:
+        # Closed before the file: an archive that is given up writes to it once more.
+        for size in chunks:
+            done += size
+            if progress is not None:
+                progress(done, total)
 
 
-def _chunks(
-    out: BinaryIO, arrays: list[tuple[str, Raw]], text: dict[str, str]
-) -> Generator[int, None, None]:
-    arrays = safetensors.widest_first(arrays)
-    out.write(safetensors.header(arrays, text))
-    for _, raw in arrays:
-        for chunk in raw.chunks():
-            out.write(chunk)
-            yield len(chunk)
+def in_order(file: Path_, record: Record) -> list[tuple[str, Raw]]:
+    """The arrays of a record by their names in this file, in the order they are written in."""
+    if _zipped(file):
+        return schema.arrays(record, npz.quoted)
+    return safetensors.widest_first(schema.arrays(record))
+
+
+def _zipped(file: Path_) -> bool:
+    return os.fspath(file).lower().endswith(".npz")
 
 
 @contextmanager
@@ -97,7 +91,7 @@ def replacing(file: Path_) -> Iterator[BinaryIO]:
     followed. Whoever is killed leaves the hidden file, which nothing reads.
     """
     at = Path(os.path.realpath(file))
-    hidden = at.with_name(f".{at.name[:100]}.{secrets.token_hex(6)}.tmp")
+    hidden = at.with_name(f".{at.name[:40]}.{secrets.token_hex(6)}.tmp")
     out = open(hidden, "xb")  # noqa: SIM115 - closed before it is renamed, as Windows wants
     try:
         try:

@@ -72,7 +72,7 @@ class _Bounded:
     def read(self, n: int = -1) -> bytes:
         if n > LIMIT:
             raise MalformedError(f"its directory would have {n} bytes, and {LIMIT} is the limit")
-        return self._file.read(LIMIT if n < 0 else n)  # without a size: from near the end on
+        return self._file.read(1 << 17 if n < 0 else n)  # without a size: the last 64 KiB
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

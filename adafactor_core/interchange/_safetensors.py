@@ -6,7 +6,7 @@ hold the two against each other. Format: docs/interchange.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from ._entries import LIMIT, Contents, Entry, shape_of
@@ -23,6 +23,17 @@ DTYPES = {short: name for name, short in NAMES.items()}
 METADATA = "__metadata__"
 
 
+def write(
+    file: BinaryIO, arrays: Sequence[tuple[str, Raw]], metadata: Mapping[str, str]
+) -> Generator[int, None, None]:
+    """Writes everything; yields the number of bytes of every chunk once it is written."""
+    file.write(header(arrays, metadata))
+    for _, raw in arrays:
+        for chunk in raw.chunks():
+            file.write(chunk)
+            yield len(chunk)
+
+
 def header(arrays: Iterable[tuple[str, Raw]], metadata: Mapping[str, str]) -> bytes:
     """Everything before the first array, which begins at a multiple of 8."""
     found: dict[str, Any] = {METADATA: dict(metadata)}
@@ -35,7 +46,7 @@ def header(arrays: Iterable[tuple[str, Raw]], metadata: Mapping[str, str]) -> by
     text = dump(found).encode("utf-8")
     text += b" " * (-len(text) % 8)
     if len(text) > LIMIT:
-        raise ValueError(f"the header would have {len(text)} bytes, and readers take {LIMIT}")
+        raise MalformedError(f"its header would have {len(text)} bytes, and {LIMIT} is the limit")
     return len(text).to_bytes(8, "little") + text
 
 

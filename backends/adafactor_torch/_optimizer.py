@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from adafactor_core._step import warn_of_frozen
 from adafactor_core._tree import check_dtype
 from adafactor_core._work import Whole
 
+from ._files import load_state, save_state
 from ._loading import exact, matched
 from ._options import (
     NAMES,
@@ -158,6 +160,38 @@ class Adafactor(Optimizer):
         finally:
             self._exact = {}
             self._optimizer_load_state_dict_pre_hooks = hooks
+
+    def save_state(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Writes the state, and not the parameters, to a file that every framework can read.
+
+        Tensors are named as the parameters are, or by position where these have no names.
+        DTensors are gathered one at a time, and the first rank of their mesh writes: all ranks have
+        to call. Raises StateError on all of them where they disagree, and OSError.
+        """
+        save_state(self, file, variant, progress)
+
+    def load_state(self, file: str | os.PathLike[str]) -> None:
+        """Goes on from the state in this file, whatever framework wrote it; matched by name.
+
+        Options stay as they are. Every rank reads the file and keeps its parts. Raises
+        StateFileError, StateError or FileNotFoundError, and then nothing has changed.
+        """
+        load_state(self, file)
+
+    def _replaced(self, new: dict[torch.Tensor, State]) -> None:
+        """Goes on from these states of all parameters."""
+        self._forget()
+        self.state.update(new)
+        for index, group in enumerate(self.param_groups):
+            self._config(index, group)
+        if self._backward is not None:
+            self._attach(self._backward)
 
     def add_param_group(self, param_group: Group) -> None:
         """Raises ConfigError for its options, DTypeError or TreeError for its parameters."""

@@ -88,6 +88,13 @@ def config(group: Group) -> Config:
     return Config(**{**values, **moving})
 
 
+def at_rest(group: Group) -> Config:
+    """The options as they are now, all of them numbers."""
+    now = {name: group[name] for name in NAMES}
+    read = {n: v.detach().item() for n, v in now.items() if isinstance(v, torch.Tensor)}
+    return Config(**_values(now | read))
+
+
 def static(group: Group) -> tuple[Any, ...]:
     """What a Config has to be made anew for."""
     decay = group["weight_decay"]
