@@ -82,7 +82,9 @@ def load_params(file: str) -> tuple[list[Param], bool]:
         if isinstance(found.get(inner), Mapping):
             found = found[inner]
     kept = {
-        name: x for name, x in found.items() if str(getattr(x, "dtype", "")).split(".")[-1] in TRAINABLE
+        name: x
+        for name, x in found.items()
+        if str(getattr(x, "dtype", "")).split(".")[-1] in TRAINABLE
     }
     if not kept:
         raise StateFileError(f"{file} holds no arrays of floats by name.")
@@ -103,7 +105,9 @@ def _of_json(file: str) -> list[Param]:
     rows: Any = found
     if isinstance(found, Mapping):
         rows = [
-            [path, row.get("shape"), row.get("dtype")] if isinstance(row, Mapping) else [path, *row]
+            [path, row.get("shape"), row.get("dtype")]
+            if isinstance(row, Mapping)
+            else [path, *row]
             if isinstance(row, Sequence)
             else [path]
             for path, row in found.items()

@@ -69,9 +69,9 @@ def _torch_dicts(x: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def has_names(state: Flat) -> bool:
     """Whether a flattened torch state dict says what its parameters are called."""
-    return any(
-        key.startswith("param_groups.") and ".param_names." in key for key in state
-    ) or any(isinstance(x, str) for key, x in state.items() if ".params." in key)
+    return any(key.startswith("param_groups.") and ".param_names." in key for key in state) or any(
+        isinstance(x, str) for key, x in state.items() if ".params." in key
+    )
 
 
 def _torch_ids(params: Sequence[Param], state: Flat) -> list[tuple[str, str]]:
