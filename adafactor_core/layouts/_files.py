@@ -9,8 +9,10 @@ from typing import Any
 
 from .._errors import DTypeError, StateFileError
 from .._numerics import TRAINABLE
-from ..interchange import Raw, read_arrays
+from ..interchange import Raw, read, read_arrays
 from ..interchange._file import Progress, replacing, write_arrays
+from ..interchange._safetensors import widest_first
+from ..interchange._schema import is_state
 from ._arrays import scalar
 from ._params import Param, described
 
@@ -63,29 +65,30 @@ def save_flat(
     arrays = [
         (key, x if isinstance(x, Raw) else scalar("int64", int(x))) for key, x in leaves.items()
     ]
-    write_arrays(file, arrays, metadata, progress=progress)
+    write_arrays(file, widest_first(arrays), metadata, progress)
 
 
 def load_params(file: str) -> tuple[list[Param], bool]:
     """The parameters that a file tells of, and whether their order means something.
 
     JSON, {path: [shape, dtype]} or a list of [path, shape, dtype]; a model's safetensors or npz
-    file, which does not keep the order; or a model's torch file. Arrays that are not of a dtype
+    file, which does not keep the order; a model's torch file; or a state file. Arrays that are not of a dtype
     that is trained are left out. Raises StateFileError.
     """
     if file.lower().endswith(".json"):
         return _of_json(file), True
-    found = load(file)
+    if not is_torch(file):
+        arrays, metadata = read_arrays(file)
+        if is_state(metadata):
+            return described(read(file)), True
+    found: Any = load(file) if is_torch(file) else arrays
     if not isinstance(found, Mapping):
         raise StateFileError(f"{file} holds a {type(found).__name__}, not arrays by name.")
     for inner in ("state_dict", "model"):
         if isinstance(found.get(inner), Mapping):
             found = found[inner]
-    kept = {
-        name: x
-        for name, x in found.items()
-        if str(getattr(x, "dtype", "")).split(".")[-1] in TRAINABLE
-    }
+    dtypes = {name: str(getattr(x, "dtype", "")).split(".")[-1] for name, x in found.items()}
+    kept = {name: x for name, x in found.items() if dtypes[name] in TRAINABLE}
     if not kept:
         raise StateFileError(f"{file} holds no arrays of floats by name.")
     return described(kept), is_torch(file)

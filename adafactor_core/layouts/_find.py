@@ -69,24 +69,29 @@ def _torch_dicts(x: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def has_names(state: Flat) -> bool:
     """Whether a flattened torch state dict says what its parameters are called."""
-    return any(key.startswith("param_groups.") and ".param_names." in key for key in state) or any(
-        isinstance(x, str) for key, x in state.items() if ".params." in key
-    )
+    rows = torch_rows(state)
+    return bool(rows) and all(name is not None for *_, name in rows)
 
 
-def _torch_ids(params: Sequence[Param], state: Flat) -> list[tuple[str, str]]:
-    """(id, group) by parameter: by name where the state dict has names, else by position."""
+def torch_rows(state: Flat) -> list[tuple[str, str, str | None]]:
+    """(id, group, name or None) of the parameters of a flattened torch state dict, in order."""
     groups: dict[str, dict[str, dict[int, Any]]] = {}
     for key, value in state.items():
         parts = key.split(".")
         if parts[0] == "param_groups" and len(parts) == 4 and parts[3].isdecimal():
             groups.setdefault(parts[1], {}).setdefault(parts[2], {})[int(parts[3])] = value
-    rows: list[tuple[str, str, str | None]] = []  # id, group, name
+    rows: list[tuple[str, str, str | None]] = []
     for group in sorted(groups, key=int):
         ids, names = groups[group].get("params", {}), groups[group].get("param_names", {})
         for k in sorted(ids):
             name = names.get(k, ids[k] if isinstance(ids[k], str) else None)
             rows.append((str(ids[k]), group, None if name is None else str(name)))
+    return rows
+
+
+def _torch_ids(params: Sequence[Param], state: Flat) -> list[tuple[str, str]]:
+    """(id, group) by parameter: by name where the state dict has names, else by position."""
+    rows = torch_rows(state)
     if not rows:  # a template without groups
         return [(str(k), "0") for k in range(len(params))]
     if all(name is not None for *_, name in rows):

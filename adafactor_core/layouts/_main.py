@@ -24,8 +24,8 @@ STATE = "state"
 LARGE = 1 << 27  # bytes from which on progress is told
 
 EPILOG = f"""
-IN and OUT are state files of adafactor-core (.safetensors, .npz) where --from or --to is "{STATE}",
-torch files ({".pt, .pth, .bin"}) for formats of torch, and else flat .safetensors or .npz files whose
+IN and OUT are state files of adafactor-core (.safetensors, .npz) where --from or --to is "{STATE}";
+torch files (.pt, .pth, .bin) for formats of torch; and else flat .safetensors or .npz files, whose
 keys are those of the flattened state, as layouts.flat() names them. Formats: {", ".join(FORMATS)}.
 """
 
@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--params", metavar="FILE",
-        help="paths, shapes and dtypes of the parameters of IN, in its optimizer's order: a model's "
-        "torch or safetensors file, or JSON {path: [shape, dtype]}",
+        help="paths, shapes and dtypes of the parameters of IN, in its optimizer's order: a "
+        "model's torch or safetensors file, or JSON {path: [shape, dtype]}",
     )  # fmt: skip
     parser.add_argument(
         "--to-params", metavar="FILE",
@@ -128,13 +128,13 @@ def _params(file: str | None, format: str, state: Any) -> Any:
     if file is None:
         return None
     params, ordered = load_params(file)
-    if format_of(format).family == "torch" and not ordered:
-        if not has_names(flat(torch_dict(state)[1])):
-            raise StateFileError(
-                f"{file} does not keep the order of the parameters, and the state has no names to "
-                f"go by. Write them in the optimizer's order: json.dump([[n, list(p.shape), "
-                f"str(p.dtype)] for n, p in layouts.torch_order(optimizer, model)], file)."
-            )
+    by_order = format_of(format).family == "torch" and not has_names(flat(torch_dict(state)[1]))
+    if by_order and not ordered:
+        raise StateFileError(
+            f"{file} does not keep the order of the parameters, and the state has no names to go "
+            f"by. Write them in the optimizer's order: json.dump([[n, list(p.shape), "
+            f"str(p.dtype)] for n, p in layouts.torch_order(optimizer, model)], file)."
+        )
     return params
 
 

@@ -16,6 +16,7 @@ from ._arrays import number, raw
 from ._find import Keys, Place, by_tensor, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
+from ._inferred import inferred
 from ._options import of_group
 from ._params import Param, described
 from ._retarget import Losses, cast, wide
@@ -38,7 +39,7 @@ def read(
     of optax, flax, MLX or trax; Keras' `variables`; an `adafactor_core.State`), or that flattened.
     `format`: a name in FORMATS. `params`: the parameters it belongs to, as a tree of arrays, a
     torch module, pairs (path, array) in the optimizer's order, or {path: (shape, dtype)}; for a
-    torch state without names the order counts. `options`: where the format's differ, above all
+    torch state without names the order counts. None where a torch state has names and shows shapes. `options`: where the format's differ, above all
     `min_dim_size_to_factor`; of this package's own states all of them. `step`: where the state
     holds none.
 
@@ -51,15 +52,11 @@ def read(
     if fmt.family == "torch":
         _, state = torch_dict(state)
     leaves = flat(state)
-    known = described(params, fmt.tree_order) if params is not None else None
-    if known is None:
-        raise StateError(
-            f"the parameters are needed: which tensor a slot of {format!r} belongs to, and its "
-            f"shape, is not in the state. Pass params."
-        )
+    known = inferred(format, leaves) if params is None else described(params, fmt.tree_order)
     where = places(fmt, known, leaves)
     chosen = chosen_options(format, options, leaves)
     lose = Losses(approximate)
+    assumed = ("dtypes of parameters are taken for float32: the state does not tell them",)
     tensors, ages, used = _tensors(fmt, where, leaves, chosen, lose)
     done = _steps(fmt, leaves, ages, used, step, lose)
     if step is None:
@@ -78,7 +75,7 @@ def read(
         skipped=None if skipped is None else number(skipped, "skipped"),
         variant="" if fmt.ours else format,
         options=shown,
-        notes=lose.notes(),
+        notes=lose.notes() + (assumed if params is None and fmt.statistics != "param" else ()),
     )
 
 

@@ -87,8 +87,8 @@ def _written(
     state = {} if inner is None else flat(inner)
     if params is None and _by_position(fmt) and not has_names(state):
         raise StateError(
-            f"{format!r} knows parameters by their position alone. Pass params, in the order of the "
-            f"optimizer that is to go on (torch_order gives it)."
+            f"{format!r} knows parameters by their position alone. Pass params, in the order of "
+            f"the optimizer that is to go on (torch_order gives it)."
         )
     known = described(record if params is None else params, fmt.tree_order)
     tensors = {t.path: t if momentum else still(t) for t in record.tensors}
