@@ -14,6 +14,7 @@ from ._params import described as described
 from ._read import read as read
 from ._reshape import reshaped as reshaped
 from ._table import FORMATS as FORMATS
+from ._table import meaning as meaning
 from ._torch_flax import torch_to_flax as torch_to_flax
 from ._torch_order import torch_order as torch_order
 from ._write import losses as losses
@@ -30,6 +31,7 @@ __all__ = [
     "flat",
     "inverse",
     "losses",
+    "meaning",
     "raw",
     "read",
     "renamed",

@@ -72,8 +72,8 @@ def load_params(file: str) -> tuple[list[Param], bool]:
     """The parameters that a file tells of, and whether their order means something.
 
     JSON, {path: [shape, dtype]} or a list of [path, shape, dtype]; a model's safetensors or npz
-    file, which does not keep the order; a model's torch file; or a state file. Arrays that are not of a dtype
-    that is trained are left out. Raises StateFileError.
+    file, which does not keep the order; a model's torch file; or a state file. Arrays of a dtype
+    that is not trained are left out. Raises StateFileError.
     """
     if file.lower().endswith(".json"):
         return _of_json(file), True

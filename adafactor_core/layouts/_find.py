@@ -100,7 +100,7 @@ def _torch_ids(params: Sequence[Param], state: Flat) -> list[tuple[str, str]]:
         if paths != by_name.keys():
             raise StateError(
                 f"the state dict is of other parameters. Missing: {some(paths - by_name.keys())}; "
-                f"unknown: {some(by_name.keys() - paths)}. Rename one side (see name_map)."
+                f"unknown: {some(by_name.keys() - paths)}. Rename one side (see renamed)."
             )
         return [by_name[p.path] for p in params]
     if len(rows) != len(params):

@@ -39,9 +39,9 @@ def read(
     of optax, flax, MLX or trax; Keras' `variables`; an `adafactor_core.State`), or that flattened.
     `format`: a name in FORMATS. `params`: the parameters it belongs to, as a tree of arrays, a
     torch module, pairs (path, array) in the optimizer's order, or {path: (shape, dtype)}; for a
-    torch state without names the order counts. None where a torch state has names and shows shapes. `options`: where the format's differ, above all
-    `min_dim_size_to_factor`; of this package's own states all of them. `step`: where the state
-    holds none.
+    torch state without names the order counts; None where a torch state has names and its slots
+    show the shapes. `options`: where the format's differ, above all `min_dim_size_to_factor`; of
+    this package's own states all of them. `step`: where the state holds none.
 
     Statistics become float32 (float64 of float64 parameters), which loses nothing; a parameter
     without state is left out. Raises ConfigError, StateError, TreeError or DTypeError, naming the
