@@ -35,10 +35,11 @@ def raw(x: Any, key: str) -> Raw:
 
 def unboxed(x: Any) -> Any:
     """The array in a Keras or flax variable."""
-    module = type(x).__module__
-    if module.startswith(("keras.", "flax.")) and hasattr(x, "value"):
-        inside = x.value
-        return inside() if callable(inside) else inside
+    library = _library(x)
+    if library == "keras" and hasattr(x, "value"):
+        return x.value
+    if library == "flax" and hasattr(x, "get_value"):
+        return x.get_value()
     return x
 
 
