@@ -15,8 +15,9 @@ from ._read import read as read
 from ._reshape import reshaped as reshaped
 from ._table import FORMATS as FORMATS
 from ._table import meaning as meaning
+from ._torch import load_torch as load_torch
+from ._torch import torch_order as torch_order
 from ._torch_flax import torch_to_flax as torch_to_flax
-from ._torch_order import torch_order as torch_order
 from ._write import losses as losses
 from ._write import write as write
 
@@ -30,6 +31,7 @@ __all__ = [
     "filled",
     "flat",
     "inverse",
+    "load_torch",
     "losses",
     "meaning",
     "raw",

@@ -12,6 +12,7 @@ from .._errors import AdafactorError, ConfigError, StateFileError
 from ..interchange import Record
 from ..interchange import read as read_state
 from ..interchange import write as write_state
+from ._describe import table
 from ._files import is_torch, load, load_json, load_params, save_flat, save_torch
 from ._find import has_names, torch_dict
 from ._flat import flat
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="adafactor-core convert", description=__doc__, epilog=EPILOG
     )
     names = [STATE, *FORMATS]
+    parser.add_argument("--formats", action=_Formats, help="print what every format is, and leave")
     parser.add_argument("input", metavar="IN")
     parser.add_argument("output", metavar="OUT")
     parser.add_argument(
@@ -94,6 +96,15 @@ def _parser() -> argparse.ArgumentParser:
         help="convert what cannot be converted exactly, too, and say what that was",
     )  # fmt: skip
     return parser
+
+
+class _Formats(argparse.Action):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(nargs=0, **given)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(table(), end="")
+        parser.exit()
 
 
 def _options(text: str) -> dict[str, Any]:
