@@ -53,8 +53,6 @@ def host_bytes(x: Array) -> Any:
     elif compat.is_array_api_strict_namespace(xp := namespace(x)):
         x = compat.to_device(x, xp.Device("CPU_DEVICE"))
     a = np.asarray(x)
-    if not a.dtype.isnative:
-        a = a.astype(a.dtype.newbyteorder("="))
     # ascontiguousarray would give a 0-D array an axis, which reshape is about to do.
     flat = np.asarray(a, order="C").reshape(-1).view(np.uint8)
     return _little(flat, WIDTHS[dtype_name(a)])
