@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from _resume import drawn, same, trained
-from _standin import Adafactor, Array, Device, SyncError, reading
-from test_state_file_resume import OPTIONS, needs
 
 import adafactor_core as af
 from _close import close
+from _resume import drawn, same, trained
+from _standin import Adafactor, Array, Device, SyncError, reading
+from test_state_file_resume import OPTIONS, needs
 
 
 @pytest.mark.parametrize("setting", OPTIONS)
