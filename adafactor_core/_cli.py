@@ -10,8 +10,9 @@ from importlib import import_module
 # Module with a `main(argv) -> exit status`, and what it does. Imported late: most commands need
 # NumPy, the core does not. Each has its own options.
 COMMANDS = {
-    "convert": (".layouts._main", "turn one optimizer's checkpoint into another's"),
     "conformance": (".conformance", "check an array library against the float64 oracle"),
+    "convert": (".layouts._main", "turn one optimizer's checkpoint into another's"),
+    "inspect": (".interchange._inspect", "show what a state file holds, and whether it is well"),
     "variants": (".variants._main", "list the named variants, show one, or compare two"),
 }
 

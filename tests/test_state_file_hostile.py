@@ -369,7 +369,7 @@ def test_mutated_files_are_read_or_refused(tmp_path, suffix):
     write(file, record())
     whole, verdicts, longest = file.read_bytes(), Counter(), 0
     rng = np.random.default_rng(0)
-    for k in range(3000):
+    for k in range(2000):
         splice = suffix == ".safetensors" and k % 3 == 0
         file.write_bytes((spliced if splice else mutated)(rng, whole))
         try:

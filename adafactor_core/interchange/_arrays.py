@@ -47,17 +47,15 @@ def host_bytes(x: Array) -> Any:
         import torch  # it is there: `x` is one of its tensors
 
         flat = x.detach().cpu().contiguous().reshape(-1)
-        return _little(flat.view(torch.uint8).numpy(), WIDTHS[dtype_name(x)])
+        return from_little(flat.view(torch.uint8).numpy(), WIDTHS[dtype_name(x)])
     if compat.is_cupy_array(x):
         x = x.get()
     elif compat.is_array_api_strict_namespace(xp := namespace(x)):
         x = compat.to_device(x, xp.Device("CPU_DEVICE"))
     a = np.asarray(x)
-    if not a.dtype.isnative:
-        a = a.astype(a.dtype.newbyteorder("="))
     # ascontiguousarray would give a 0-D array an axis, which reshape is about to do.
     flat = np.asarray(a, order="C").reshape(-1).view(np.uint8)
-    return _little(flat, WIDTHS[dtype_name(a)])
+    return from_little(flat, WIDTHS[dtype_name(a)])
 
 
 def array_of(raw: Raw, like: Array) -> Array:
@@ -103,11 +101,11 @@ def _fill(flat: Any, raw: Raw) -> None:
         flat[at : at + len(chunk)] = numpy().frombuffer(chunk, dtype=flat.dtype)
         at += len(chunk)
     if sys.byteorder != "little":
-        flat[:] = _little(flat, WIDTHS[raw.dtype])
+        flat[:] = from_little(flat, WIDTHS[raw.dtype])
 
 
-def _little(flat: Any, width: int) -> Any:
-    """From the order of this machine to that of files, or back: the same exchange."""
+def from_little(flat: Any, width: int) -> Any:
+    """From the order of files to that of this machine, or back: the same exchange of bytes."""
     if sys.byteorder == "little" or width == 1:
         return flat
     return flat.view(f"u{width}").byteswap().view(flat.dtype)

@@ -41,9 +41,9 @@ def quoted(name: str) -> str:
 def write(
     file: BinaryIO, arrays: Iterable[tuple[str, Raw]], metadata: Mapping[str, str]
 ) -> Generator[int, None, None]:
-    """Writes all members; yields the number of bytes of every chunk once it is written."""
+    """Writes all members; yields the bytes of every chunk of an array once it is written."""
     text = dump(dict(metadata)).encode("utf-8")
-    rows = [(METADATA, of_bytes("uint8", (len(text),), text)), *arrays]
+    rows = [(METADATA, said := of_bytes("uint8", (len(text),), text)), *arrays]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, raw in rows:
             # With a date of its own, equal states would not be equal files.
@@ -52,7 +52,8 @@ def write(
                 member.write(_npy(raw))
                 for chunk in raw.chunks():
                     member.write(chunk)
-                    yield len(chunk)
+                    if raw is not said:
+                        yield len(chunk)
 
 
 def _npy(raw: Raw) -> bytes:

@@ -36,7 +36,8 @@ def save_state(
     `state`: what `adafactor` or `make_step` returned; out of an optax chain, its own element. The
     options are those that it was made with, of which `scan` makes no difference. Waits for the
     arrays, and gathers those that lie on several devices, one at a time. As
-    `adafactor_core.save_state`, which says more. Raises StateError, TreeError, ConfigError, OSError.
+    `adafactor_core.save_state`, which says more. Raises StateError, TreeError, ConfigError and
+    OSError.
     """
     tree, flat = named(params), unnamed(state)
     for x in jax.tree.leaves(flat):

@@ -23,7 +23,7 @@ from adafactor_core.interchange._options import options_of
 from ._loading import SAVED
 from ._options import at_rest
 from ._rows import begun
-from ._sharded import Placed, averaged_away, is_distributed, laid, local
+from ._sharded import Placed, averaged_away, distribute, is_distributed, laid, local
 
 if TYPE_CHECKING:
     from ._optimizer import Adafactor
@@ -163,6 +163,8 @@ def _placed(raw: Raw, name: str, row: Whole, parts: Slots, at: Placed | None) ->
         return alone
     whole = array_of(raw, torch.empty(0))
     gone = averaged_away(name, row.plan)
+    if not row.plan.shape:  # `laid` takes it for a counter
+        return distribute(whole.to(row.param.device), (), gone, at)  # type: ignore[no-any-return]
     part = laid(whole, row.wanted[name].shape, parts[name].shape, gone, at, row.path)
     cut: torch.Tensor = part.to(row.param.device, copy=True)  # or it would keep the whole alive
     return cut
