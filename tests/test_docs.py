@@ -104,6 +104,7 @@ def test_generated_pages_are_up_to_date():
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert (DOCS / "kernels.md").read_text() == generate.kernels()
+    assert (DOCS / "converting.md").read_text() == generate.converting()
 
 
 def test_every_option_is_described():
