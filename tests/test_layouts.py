@@ -1,5 +1,6 @@
 """Checkpoint formats: what is where, exact ways there and back, and every refusal."""
 
+import tracemalloc
 from collections import namedtuple
 from dataclasses import replace
 
@@ -8,10 +9,12 @@ import pytest
 
 import adafactor_core as af
 from _layout_states import SHAPES, Ema, Empty, Factored, mean, same, squares, trained
-from adafactor_core import layouts
+from adafactor_core import interchange, layouts
 from adafactor_core.interchange import Raw, Record, TensorRecord
-from adafactor_core.interchange._arrays import numpy_array
+from adafactor_core.interchange._arrays import numpy_array, zeros
 from adafactor_core.interchange._arrays import raw_of as raw
+from adafactor_core.interchange._raw import CHUNK
+from adafactor_core.layouts._main import main
 from adafactor_core.layouts._numbers import converted
 
 FLOAT = {"factored_dims": "last"}
@@ -550,3 +553,21 @@ def test_nothing_is_read_before_it_is_needed():
     layouts.write(record, "optax")
     with pytest.raises(AssertionError, match="read"):
         record.tensors[0].slots["full"].bytes()
+
+
+def test_a_file_is_converted_in_the_memory_of_a_few_chunks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shape = (4, 2**20, 4)  # 64 MiB of momentum
+    blank = {"row": (4, 2**20, 1), "col": (4, 1, 4), "momentum": shape}
+    slots = {slot: zeros("float32", s) for slot, s in blank.items()}
+    record = Record(1, (TensorRecord("w", shape, "float32", (1,), (2,), slots),))
+    interchange.write("in.safetensors", record)
+    tracemalloc.start()
+    try:
+        assert main(["in.safetensors", "out.npz", "--to", "mlx"]) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * CHUNK
+    found, _ = interchange.read_arrays("out.npz")
+    assert found["w.exp_avg"].nbytes == 2**26

@@ -152,6 +152,28 @@ def test_options_of_our_own_groups_are_read():
             assert torch.equal(a[name], b[name]), name
 
 
+def test_loading_keeps_float32_state_of_bfloat16_parameters():
+    transformers = pytest.importorskip("transformers")
+    net = model().bfloat16()
+    call = {"lr": 1e-2, "relative_step": False, "beta1": 0.9}
+    optimizer = transformers.Adafactor(net.parameters(), weight_decay=0.1, **call)
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    record = layouts.read(optimizer.state_dict(), "transformers", net)
+    again = transformers.Adafactor(net.parameters(), weight_decay=0.3, **call)
+    # With no template the groups have ids and names alone: the rest is the optimizer's own.
+    layouts.load_torch(again, layouts.write(record, "transformers", params=net))
+    assert again.param_groups[0]["weight_decay"] == 0.3
+    for p in net.parameters():
+        one, two = optimizer.state[p], again.state[p]
+        for name in one.keys() - {"RMS", "step"}:
+            assert two[name].dtype == torch.float32
+            assert torch.equal(one[name], two[name])
+        p.grad = torch.randn_like(p)
+    again.step()
+
+
 # ---- the command -------------------------------------------------------------------------------
 
 

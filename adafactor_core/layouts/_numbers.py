@@ -35,7 +35,7 @@ def encoded(values: Any, dtype: str) -> bytes:
     if dtype != "bfloat16":
         with np.errstate(over="ignore", invalid="ignore"):
             return bytes(values.astype(np.dtype(dtype).newbyteorder("<")).tobytes())
-    bits = _to_odd(values).view("<u4").astype(np.uint64)
+    bits = _to_odd(values).view("<u4")  # only what is no number can overflow here
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     nan = values != values
     return bytes(np.where(nan, (bits >> 16) | 0x40, rounded).astype("<u2").tobytes())
