@@ -5,25 +5,31 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+# Module with a `main(argv) -> exit status`, and what it does. Imported late: most commands need
+# NumPy, the core does not. Each has its own options.
+COMMANDS = {
+    "conformance": (".conformance", "check an array library against the float64 oracle"),
+    "convert": (".layouts._main", "turn one optimizer's checkpoint into another's"),
+    "inspect": (".interchange._inspect", "show what a state file holds, and whether it is well"),
+    "variants": (".variants._main", "list the named variants, show one, or compare two"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status (0 passed, 1 a check failed, 2 wrong usage)."""
     parser = argparse.ArgumentParser(prog="adafactor-core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser(
-        "conformance",
-        help="check an array library against the float64 oracle",
-        add_help=False,  # the kit has its own, with its own options
-    )
+    for name, (_, purpose) in COMMANDS.items():
+        commands.add_parser(name, help=purpose, add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
     known, rest = parser.parse_known_args(arguments)
-    assert known.command == "conformance"
-    # Imported late: the kit needs NumPy, the core does not.
+    module, _ = COMMANDS[known.command]
     try:
-        from .conformance import main as conformance
+        command = import_module(module, __package__).main
     except ImportError as error:
         print(error, file=sys.stderr)
         return 2
-
-    return conformance(rest)
+    status: int = command(rest)
+    return status

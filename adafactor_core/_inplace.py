@@ -6,7 +6,8 @@ copied, and whose passes come first.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import os
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -26,6 +27,10 @@ from ._state import NO_MOMENTS, State, check, counts, slots
 from ._step import init
 from ._tree import Leaves, Tree, flatten, matching, unflatten
 from ._work import Whole, Work
+from .interchange import Raw, read, save_state
+from .interchange import state as bridged
+from .interchange._arrays import numpy_array
+from .variants import config as chosen
 
 _HERE: AbstractContextManager[Any] = nullcontext()
 
@@ -42,12 +47,14 @@ class InPlace:
     """Adafactor over arrays that are updated in place. Adapters replace the methods at the end."""
 
     def __init__(self, params: Tree, config: Config | None, options: dict[str, Any]) -> None:
+        options = {n: value for n, value in options.items() if n != "variant" or value is not None}
         if config is not None and options:
             raise ConfigError(
                 f"both config and options ({', '.join(options)}) were given. Use "
                 f"Adafactor(params, config) or Adafactor(params, {', '.join(options)}=...)."
             )
-        self._config = as_config(config) if config is not None else Config(**options)
+        variant = options.pop("variant", None)
+        self._config = as_config(config) if config is not None else chosen(variant, options)
         self._params = params
         self._leaves = flatten(params)
         self._check_params(self._leaves)
@@ -123,6 +130,34 @@ class InPlace:
             copies.append(m._replace(**{name: self._copy(a, x) for name, a in held.items()}))
         self._step, self._skipped, self._moments = step, skipped, copies
         self._begin()
+
+    def save_state(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Writes the state, and not the parameters, to a file that every framework can read.
+
+        As `adafactor_core.save_state`, which says more. Raises OSError.
+        """
+        save_state(file, self._params, self.state, self._config, variant=variant, progress=progress)
+
+    def load_state(self, file: str | os.PathLike[str]) -> None:
+        """Goes on from the state in this file, whatever framework wrote it; matched by path.
+
+        Raises StateFileError, StateError or FileNotFoundError, and then nothing has changed.
+        """
+        found = read(file)
+        made = bridged(found, self._params, self._config, put=self._put)
+        self._moments = matching(self._leaves, made.moments, "state.moments")
+        self._step, self._skipped = found.step, found.skipped or 0
+        self._begin()
+
+    def _put(self, raw: Raw, x: Array) -> Array:
+        with self._on(x):
+            return self._copy(numpy_array(raw), x)
 
     def memory_report(self) -> MemoryReport:
         """State bytes per tensor, factored axes and why, beside Adam's."""

@@ -119,6 +119,10 @@ def test_what_kernels_serve_is_what_the_page_says(name):
     assert columns[name] == cells
 
 
+def test_formats_are_what_the_page_says():
+    assert (DOCS / "converting.md").read_text() == generator().converting()
+
+
 def test_every_option_is_described():
     from dataclasses import fields
 

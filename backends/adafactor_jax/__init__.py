@@ -1,6 +1,9 @@
 """Adafactor for JAX: gradient transformations for optax, and a jitted step, over adafactor_core."""
 
-from ._options import zero_based as zero_based
+from adafactor_core.schedules import zero_based as zero_based
+
+from ._files import load_state as load_state
+from ._files import save_state as save_state
 from ._sharding import state_sharding as state_sharding
 from ._transform import Step as Step
 from ._transform import Transformation as Transformation
@@ -12,7 +15,9 @@ __all__ = [
     "Step",
     "Transformation",
     "adafactor",
+    "load_state",
     "make_step",
+    "save_state",
     "scale_by_adafactor",
     "state_sharding",
     "zero_based",

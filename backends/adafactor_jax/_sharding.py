@@ -71,7 +71,7 @@ def fresh(params: Tree, options: af.Config, rounds: bool) -> af.State:
         path: jax.tree.map(lambda s, x=x: _zeros(x, s), wanted.moments[path])
         for path, x in tree.leaves.items()
     }
-    places = (_place(x) for x in tree.leaves.values())
+    places = (place(x) for x in tree.leaves.values())
     whole = next((reduced(at, (), ()) for at in places if at is not None), None)
     rest = jax.tree.map(
         lambda s: jnp.zeros(s.shape, s.dtype, device=whole), wanted._replace(moments=None)
@@ -116,7 +116,7 @@ def _spec(at: Any, whole: Shape, slot: Shape, mesh: dict[str, int]) -> Any:
 
 def _zeros(x: Any, slot: Any) -> Any:
     if not isinstance(x, jax.core.Tracer):
-        at = _place(x)
+        at = place(x)
         where = None if at is None else reduced(at, tuple(x.shape), slot.shape)
         return jnp.zeros(slot.shape, slot.dtype, device=where)
     if len(slot.shape) != len(x.shape):  # a counter
@@ -130,7 +130,7 @@ def _zeros(x: Any, slot: Any) -> Any:
     return jnp.broadcast_to(thin, slot.shape)
 
 
-def _place(x: Any) -> Any:
+def place(x: Any) -> Any:
     """Where a committed array lies; None for what JAX may place as it likes."""
     traced = isinstance(x, jax.core.Tracer)
     return x.sharding if not traced and getattr(x, "committed", False) else None

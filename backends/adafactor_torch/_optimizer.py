@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +35,7 @@ from adafactor_core._tree import check_dtype
 from adafactor_core._work import Whole
 
 from ._counters import count_skips, count_step
+from ._files import load_state, save_state
 from ._loading import exact, matched
 from ._options import (
     NAMES,
@@ -44,6 +46,7 @@ from ._options import (
     check_keys,
     config,
     defaults,
+    overlaid,
     static,
 )
 from ._plan import Plan, told
@@ -66,9 +69,10 @@ class Adafactor(Optimizer):
     float16, bfloat16, float32 or float64. `lr`: a number, a one-element tensor, or None for the
     paper's relative step, which schedulers then multiply. Options by name as in docs/options.md,
     per group except `seed`, `max_grad_norm`, `nonfinite`, `telemetry` and `max_scratch_bytes`.
-    `compiled`: True wants the kernels (Numba's for CPU tensors, Triton's for GPU tensors), False
-    the plain passes, None what is there. Raises ConfigError, DTypeError or TreeError, naming the
-    parameter or option.
+    `variant`: a named variant (docs/variants.md) whose options the given ones are laid over; groups
+    may name their own. `compiled`: True wants the kernels (Numba's for CPU tensors, Triton's for
+    GPU tensors), False the plain passes, None what is there. Raises ConfigError, DTypeError or
+    TreeError, naming the parameter or option.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Adafactor(Optimizer):
         params: Any,
         lr: float | torch.Tensor | None = None,
         *,
+        variant: str | None = None,
         compiled: bool | None = None,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -85,9 +90,14 @@ class Adafactor(Optimizer):
     ) -> None:
         executors = {"foreach": foreach, "fused": fused, "compiled": compiled}
         check_executors({**executors, "capturable": capturable, "differentiable": differentiable})
+        # Laid over a variant again for every group: what it means may depend on the group's lr.
+        self._variant, self._given = variant, {"lr": lr, **options}
+        options = overlaid(variant, self._given)
+        lr = options.pop("lr")
         group = {**defaults(lr, options), "capturable": capturable}
         # As given: the relative step that no lr means is not for groups with a rate of their own.
         group |= {"lr": lr, "step_size": group["step_size"] if "step_size" in options else None}
+        group |= {} if variant is None else {"variant": variant}
         self._backward: BackwardHooks | None = None
         self._compiled = compiled  # no option of a group: those are saved and resumed
         self._forget()
@@ -104,13 +114,19 @@ class Adafactor(Optimizer):
         self._seen: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_compiled": self._compiled}
+        kept = ("_compiled", "_variant", "_given")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         exact = getattr(self, "_exact", {})
         super().__setstate__(state)
         self._backward = getattr(self, "_backward", None)  # a copy has none
-        self.__dict__.setdefault("_compiled", self.defaults.get("compiled"))
+        earlier: Group = {
+            "_compiled": self.defaults.get("compiled"),
+            "_variant": None,
+            "_given": {},
+        }
+        self.__dict__ |= {**earlier, **self.__dict__}
         for holder in (self.defaults, *self.param_groups):  # earlier versions have it there
             holder.pop("compiled", None)
         self._forget()
@@ -146,6 +162,38 @@ class Adafactor(Optimizer):
             self._exact = {}
             self._optimizer_load_state_dict_pre_hooks = hooks
 
+    def save_state(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        variant: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Writes the state, and not the parameters, to a file that every framework can read.
+
+        Tensors are named as the parameters are, or by position where these have no names.
+        DTensors are gathered one at a time, and the first rank of their mesh writes: all ranks have
+        to call. Raises StateError on all of them where they disagree, and OSError.
+        """
+        save_state(self, file, variant, progress)
+
+    def load_state(self, file: str | os.PathLike[str]) -> None:
+        """Goes on from the state in this file, whatever framework wrote it; matched by name.
+
+        Options stay as they are. Every rank reads the file and keeps its parts. Raises
+        StateFileError, StateError or FileNotFoundError, and then nothing has changed.
+        """
+        load_state(self, file)
+
+    def _replaced(self, new: dict[torch.Tensor, State]) -> None:
+        """Goes on from these states of all parameters."""
+        self._forget()
+        self.state.update(new)
+        for index, group in enumerate(self.param_groups):
+            self._config(index, group)
+        if self._backward is not None:
+            self._attach(self._backward)
+
     def add_param_group(self, param_group: Group) -> None:
         """Raises ConfigError for its options, DTypeError or TreeError for its parameters."""
         if not isinstance(param_group, dict):
@@ -155,7 +203,13 @@ class Adafactor(Optimizer):
         param_group = {k: v for k, v in param_group.items() if k != "compiled"}
         if given.pop("compiled", self._compiled) != self._compiled:
             raise ConfigError("compiled concerns the whole step. Use Adafactor(..., compiled=...).")
+        variant = given.get("variant", self._variant)
         merged = {**self.defaults, **given}
+        if variant is not None:
+            named = {name: given[name] for name in NAMES if name in given}
+            chosen = overlaid(variant, {**self._given, **named})
+            merged = {k: v for k, v in merged.items() if k not in NAMES} | chosen
+            given = {**(chosen if variant != self._variant else given), "variant": variant}
         first = self.param_groups[0] if self.param_groups else self.defaults
         for name in WHOLE_STEP:
             if given.get(name, first[name]) != first[name]:
@@ -164,8 +218,8 @@ class Adafactor(Optimizer):
                     f"Use Adafactor(..., {name}=...)."
                 )
             merged[name] = first[name]
-        options = {name: merged.pop(name) for name in NAMES}
-        group = {**defaults(options.pop("lr"), options), **merged}
+        options = {name: merged.pop(name) for name in NAMES if name in merged}
+        group = {**defaults(options.pop("lr", None), options), **merged}
         with warnings.catch_warnings():  # of parameters that are listed twice: an error here
             warnings.simplefilter("ignore", UserWarning)
             super().add_param_group({**param_group, **group})

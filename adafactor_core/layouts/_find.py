@@ -1,0 +1,186 @@
+"""Which key is whose: parameters, and the templates of a format, matched with a flattened state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .._errors import StateError
+from .._tree import some
+from ._flat import Flat
+from ._format import Format
+from ._params import Param
+
+_KNOWN = ("path", "index", "id", "group", "first", "second", "third")
+
+
+class Place(NamedTuple):
+    """A parameter, and what the fields of a template are for it."""
+
+    param: Param
+    fields: dict[str, str]
+
+
+def places(fmt: Format, params: Sequence[Param], state: Flat) -> list[Place]:
+    """Raises StateError where the state is of other parameters."""
+    ids = _torch_ids(params, state) if fmt.family == "torch" else None
+    out = []
+    for k, param in enumerate(params):
+        fields = {"path": param.path, "index": str(k)}
+        numbers = zip(("first", "second", "third"), range(2 + 3 * k, 5 + 3 * k), strict=True)
+        fields |= {name: str(n) for name, n in numbers}
+        if ids is not None:
+            fields["id"], fields["group"] = ids[k]
+        out.append(Place(param, fields))
+    return out
+
+
+def torch_dict(state: Any) -> tuple[str, Mapping[str, Any]]:
+    """(key, value) of the state dict in whatever a training script has saved.
+
+    Raises StateError where there is none, or more than one.
+    """
+    found = list(_torch_dicts(state, ""))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise StateError(
+            "this is no optimizer's state: nowhere in it are 'state' and 'param_groups' side by "
+            "side. Pass optimizer.state_dict(), or a checkpoint that has it in it."
+        )
+    raise StateError(
+        f"there are {len(found)} optimizers in it: {some({k for k, _ in found})}. Pass the one "
+        f"that is meant."
+    )
+
+
+def _torch_dicts(x: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(x, Mapping):
+        if {"state", "param_groups"} <= x.keys():
+            yield key, x
+            return
+        for name, child in x.items():
+            yield from _torch_dicts(child, f"{key}.{name}" if key else str(name))
+    elif isinstance(x, list | tuple):
+        for k, child in enumerate(x):
+            yield from _torch_dicts(child, f"{key}.{k}" if key else str(k))
+
+
+def has_names(state: Flat) -> bool:
+    """Whether a flattened torch state dict says what its parameters are called."""
+    rows = torch_rows(state)
+    return bool(rows) and all(name is not None for *_, name in rows)
+
+
+def torch_rows(state: Flat) -> list[tuple[str, str, str | None]]:
+    """(id, group, name or None) of the parameters of a flattened torch state dict, in order."""
+    groups: dict[str, dict[str, dict[int, Any]]] = {}
+    for key, value in state.items():
+        parts = key.split(".")
+        if parts[0] == "param_groups" and len(parts) == 4 and parts[3].isdecimal():
+            groups.setdefault(parts[1], {}).setdefault(parts[2], {})[int(parts[3])] = value
+    rows: list[tuple[str, str, str | None]] = []
+    for group in sorted(groups, key=int):
+        ids, names = groups[group].get("params", {}), groups[group].get("param_names", {})
+        for k in sorted(ids):
+            name = names.get(k, ids[k] if isinstance(ids[k], str) else None)
+            rows.append((str(ids[k]), group, None if name is None else str(name)))
+    return rows
+
+
+def _torch_ids(params: Sequence[Param], state: Flat) -> list[tuple[str, str]]:
+    """(id, group) by parameter: by name where the state dict has names, else by position."""
+    rows = torch_rows(state)
+    if not rows:  # a template without groups
+        return [(str(k), "0") for k in range(len(params))]
+    if all(name is not None for *_, name in rows):
+        by_name = {str(name): (id_, group) for id_, group, name in rows}
+        paths = {p.path for p in params}
+        if paths != by_name.keys():
+            raise StateError(
+                f"the state dict is of other parameters. Missing: {some(paths - by_name.keys())}; "
+                f"unknown: {some(by_name.keys() - paths)}. Rename one side (see renamed)."
+            )
+        return [by_name[p.path] for p in params]
+    if len(rows) != len(params):
+        raise StateError(
+            f"the state dict has {len(rows)} parameters, and {len(params)} were given. It has no "
+            f"names: give the parameters of the optimizer, in the order of its groups."
+        )
+    return [(id_, group) for id_, group, _ in rows]
+
+
+class Keys:
+    """Templates resolved in one flattened state; where that is empty, by the format's prefixes."""
+
+    def __init__(self, fmt: Format, state: Flat) -> None:
+        self._fmt, self._state = fmt, state
+        self._found: dict[str, dict[str, list[str]]] = {}
+
+    def of(self, template: str, place: Place) -> str | None:
+        """The key, None where the state has none like it. Raises StateError for several."""
+        if not template:
+            return None
+        wild = _wild(template)
+        if wild is None:
+            key = _join(template.format(**place.fields))
+            return key if not self._state or key in self._state else None
+        rest = template[len(wild) + 2 :]
+        if not self._state:
+            return _join(self._fmt.prefixes.get(wild, "") + rest.format(**place.fields))
+        found = self._by_path(template, rest).get(place.param.path, [])
+        if len(found) > 1:
+            raise StateError(
+                f"tensor {place.param.path!r} is in the state more than once: {some(set(found))}. "
+                f"Pass the part of it that is meant."
+            )
+        return found[0] if found else None
+
+    def _by_path(self, template: str, rest: str) -> dict[str, list[str]]:
+        if template not in self._found:
+            before, _, after = rest.partition("{path}")
+            pattern = re.compile(
+                rf"(?:.*?\.)??{re.escape(before.rstrip('.'))}"
+                rf"(?:\.(?P<path>.+?))??{re.escape(after)}",
+                re.DOTALL,
+            )
+            rows: dict[str, list[str]] = {}
+            for key in self._state:
+                match = pattern.fullmatch(key)
+                if match:
+                    rows.setdefault(match["path"] or "", []).append(key)
+            self._found[template] = rows
+        return self._found[template]
+
+    def counters(self, used: set[str]) -> list[str]:
+        """Keys of numbers of steps that the whole state has; those in `used` are slots."""
+        out = []
+        for template in self._fmt.counters:
+            wild = _wild(template)
+            if wild is None:
+                out += [template] if not self._state or template in self._state else []
+                continue
+            name = template[len(wild) + 2 :]
+            if not self._state:
+                prefix = self._fmt.prefixes.get(wild, "")
+                out += [prefix + name] if any(key.startswith(prefix) for key in used) else []
+                continue
+            ends = (key for key in self._state if key == name or key.endswith("." + name))
+            out += [key for key in ends if key not in used]
+        return list(dict.fromkeys(out))
+
+
+def by_tensor(template: str) -> bool:
+    """Whether each tensor, or its group, has one of its own."""
+    return any("{" + name + "}" in template for name in _KNOWN)
+
+
+def _wild(template: str) -> str | None:
+    match = re.match(r"\{(\w+)\}", template)
+    return match[1] if match and match[1] not in _KNOWN else None
+
+
+def _join(key: str) -> str:
+    """The path of a single array is empty, and leaves no dot behind."""
+    return re.sub(r"\.\.+", ".", key).strip(".")

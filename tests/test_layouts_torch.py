@@ -1,0 +1,297 @@
+"""Formats of torch's optimizers, with those that are here, and torch files."""
+
+import json
+
+import numpy as np
+import pytest
+
+import adafactor_core as af
+from _layout_states import same
+from adafactor_core import interchange, layouts
+from adafactor_core.interchange._arrays import numpy_array
+from adafactor_core.layouts._main import main
+
+torch = pytest.importorskip("torch")
+pytestmark = [
+    pytest.mark.backends("torch"),
+    pytest.mark.usefixtures("torch_is_here"),
+]
+
+
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
+    )
+
+
+def train(net, optimizer, steps, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        x = torch.randn(8, 6, generator=generator)
+        optimizer.zero_grad()
+        (net(x) - x[:, :2]).square().mean().backward()
+        optimizer.step()
+
+
+def grouped(net):
+    """As trainers do: no decay of vectors. In this order a state dict counts."""
+    wide = [p for p in net.parameters() if p.dim() > 1]
+    return [
+        {"params": wide, "weight_decay": 0.1},
+        {"params": [p for p in net.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def error(a, b):
+    return max(
+        float((x - y).abs().max() / y.abs().max())
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def ours(net, **options):
+    from adafactor_torch import Adafactor
+
+    return Adafactor(net.named_parameters(), **options)
+
+
+@pytest.mark.parametrize("into", ["ours", "theirs"])
+def test_torch_optim_and_ours(into):
+    net = model()
+    call = {"lr": 0.5, "weight_decay": 0.1}
+    options = af.variants.options(af.variants.torch(**call))
+    make = {
+        "torch": lambda n: torch.optim.Adafactor(n.parameters(), **call),
+        "adafactor_torch": lambda n: ours(n, **options),
+    }
+    first, second = list(make)[:: 1 if into == "ours" else -1]
+    optimizer = make[first](net)
+    train(net, optimizer, 5)
+    there = model()
+    there.load_state_dict(net.state_dict())
+    record = layouts.read(optimizer.state_dict(), first, net)
+    other = make[second](there)
+    other.load_state_dict(
+        layouts.write(record, second, other.state_dict(), params=layouts.torch_order(other, there))
+    )
+    train(net, optimizer, 5, seed=1)
+    train(there, other, 5, seed=1)
+    assert error(there, net) < 1e-6
+
+
+def test_groups_change_the_order_and_torch_order_knows_it():
+    transformers = pytest.importorskip("transformers")
+    net = model()
+    optimizer = transformers.Adafactor(grouped(net), beta1=0.9)
+    train(net, optimizer, 3)
+    order = layouts.torch_order(optimizer, net)
+    assert [n for n, _ in order] == ["0.weight", "2.weight", "3.weight", "0.bias", "1.weight",
+                                     "1.bias", "2.bias", "3.bias"]  # fmt: skip
+    record = layouts.read(optimizer.state_dict(), "transformers", order)
+    for t in record.tensors:
+        p = net.get_parameter(t.path)
+        m = numpy_array(t.slots["momentum"])
+        np.testing.assert_array_equal(m, optimizer.state[p]["exp_avg"].numpy())
+    with pytest.raises(af.StateError, match=r"'0.bias' of shape \(4,\): expected"):
+        layouts.read(optimizer.state_dict(), "transformers", net)
+    with pytest.raises(af.TreeError, match="parameter 0 of the optimizer"):
+        layouts.torch_order(optimizer, model())
+
+
+def test_names_in_the_groups_are_used():
+    net = model()
+    optimizer = torch.optim.Adafactor(list(net.named_parameters())[::-1])
+    train(net, optimizer, 2)
+    saved = optimizer.state_dict()
+    record = layouts.read(saved, "torch", net)
+    same(record, layouts.read(saved, "torch", layouts.torch_order(optimizer, net)))
+    inferred = layouts.read(saved, "torch")
+    same(record, inferred)
+    assert inferred.notes == ()  # statistics have the dtype of the parameter
+    with pytest.raises(af.StateError, match=r"Missing: 'x'; unknown: '0\.bias'"):
+        layouts.read(saved, "torch", {"x": net[0].weight})
+
+
+def test_a_checkpoint_around_the_state_dict():
+    net = model()
+    optimizer = torch.optim.Adafactor(net.parameters())
+    train(net, optimizer, 2)
+    saved = optimizer.state_dict()
+    record = layouts.read(saved, "torch", net)
+    for around in ({"optimizer": saved, "model": net.state_dict()}, {"optimizer_states": [saved]}):
+        same(layouts.read(around, "torch", net), record)
+    with pytest.raises(af.StateError, match="2 optimizers in it: 'a', 'b'"):
+        layouts.read({"a": saved, "b": saved}, "torch", net)
+    with pytest.raises(af.StateError, match="no optimizer's state"):
+        layouts.read(net.state_dict(), "torch", net)
+
+
+def test_options_of_our_own_groups_are_read():
+    net = model().bfloat16()
+    optimizer = ours(net, lr=1e-2, beta1=0.9, momentum_dtype="bfloat16", rounding="kahan",
+                     factored_dims=(0, 1), nonfinite="skip_tensor")  # fmt: skip
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    record = layouts.read(saved, "adafactor_torch", net)
+    slots = {t.path: {s: r.dtype for s, r in t.slots.items()} for t in record.tensors}
+    assert slots["0.weight"] == {"row": "float32", "col": "float32", "momentum": "bfloat16",
+                                 "compensation": "bfloat16"}  # fmt: skip
+    assert record.tensors[0].skipped == 0
+    assert record.options["factored_dims"] == [[0], [1]]
+    again = ours(model().bfloat16(), lr=1e-2, beta1=0.9, momentum_dtype="bfloat16",
+                 rounding="kahan", factored_dims=(0, 1), nonfinite="skip_tensor")  # fmt: skip
+    made = layouts.write(record, "adafactor_torch", again.state_dict())
+    again.load_state_dict(made)
+    for a, b in zip(saved["state"].values(), again.state_dict()["state"].values(), strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype
+            assert torch.equal(a[name], b[name]), name
+
+
+def test_loading_keeps_float32_state_of_bfloat16_parameters():
+    transformers = pytest.importorskip("transformers")
+    net = model().bfloat16()
+    call = {"lr": 1e-2, "relative_step": False, "beta1": 0.9}
+    optimizer = transformers.Adafactor(net.parameters(), weight_decay=0.1, **call)
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    record = layouts.read(optimizer.state_dict(), "transformers", net)
+    again = transformers.Adafactor(net.parameters(), weight_decay=0.3, **call)
+    # With no template the groups have ids and names alone: the rest is the optimizer's own.
+    layouts.load_torch(again, layouts.write(record, "transformers", params=net))
+    assert again.param_groups[0]["weight_decay"] == 0.3
+    for p in net.parameters():
+        one, two = optimizer.state[p], again.state[p]
+        for name in one.keys() - {"RMS", "step"}:
+            assert two[name].dtype == torch.float32
+            assert torch.equal(one[name], two[name])
+        p.grad = torch.randn_like(p)
+    again.step()
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """Files of a run of torch.optim: its checkpoint, its model, its parameters."""
+    monkeypatch.chdir(tmp_path)
+    net = model()
+    optimizer = torch.optim.Adafactor(net.parameters())
+    train(net, optimizer, 3)
+    torch.save({"optimizer": optimizer.state_dict(), "epoch": 1}, "run.pt")
+    torch.save(net.state_dict(), "model.pt")
+    rows = {n: [list(p.shape), "float32"] for n, p in net.named_parameters()}
+    (tmp_path / "params.json").write_text(json.dumps(rows))
+    names = {n: [n.replace("weight", "kernel"), [1, 0]] if len(s) == 2 else n
+             for n, (s, _) in rows.items()}  # fmt: skip
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    return layouts.read(optimizer.state_dict(), "torch", net)
+
+
+def run(line):
+    return main(line.split())
+
+
+@pytest.mark.parametrize("params", ["params.json", "model.pt"])
+@pytest.mark.parametrize("end", ["safetensors", "npz"])
+def test_convert_to_a_state_file_and_back(saved, params, end, capsys):
+    assert run(f"run.pt out.{end} --from torch --params {params}") == 0
+    assert f"out.{end}: 8 tensors, 3 steps" in capsys.readouterr().out
+    same(interchange.read(f"out.{end}"), saved)
+    assert run(f"out.{end} again.pt --to torch --to-params {params}") == 0
+    theirs = torch.load("again.pt")
+    before = torch.load("run.pt")["optimizer"]
+    for k, slots in before["state"].items():
+        assert slots.keys() == theirs["state"][k].keys()
+        for name, x in slots.items():
+            assert x.dtype == theirs["state"][k][name].dtype
+            assert torch.equal(x, theirs["state"][k][name])
+    assert run(f"out.{end} again.pt --to torch --like run.pt --to-params {params}") == 0
+    assert torch.load("again.pt")["param_groups"] == before["param_groups"]
+
+
+def test_convert_to_flat_optax(saved, capsys):
+    line = "run.pt optax.npz --from torch --to optax --params params.json --name-map names.json"
+    assert run(line) == 1
+    assert "cannot be converted exactly" in capsys.readouterr().err
+    assert run(line + " --approximate") == 0
+    assert "approximated: its second moment is rebuilt" in capsys.readouterr().err
+    small = ["--to-options", '{"min_dim_size_to_factor": 1}']
+    assert main([*line.split(), *small]) == 0
+    assert capsys.readouterr().err == ""
+    with np.load("optax.npz") as found:
+        assert found["0.count"] == 3
+        assert found["0.v_row.0.kernel"].shape == (4,)
+    assert run("optax.npz back.npz --from optax --params nowhere.json") == 1
+    assert "No such file" in capsys.readouterr().err
+    assert run("run.pt named.npz --from torch --params params.json --name-map names.json") == 0
+    back = ["--from", "optax", "--from-options", '{"min_dim_size_to_factor": 1}']
+    assert main(["optax.npz", "back.npz", *back, "--params", "named.npz"]) == 0
+    last = layouts.reshaped(interchange.read("back.npz"), af.Config(factored_dims=(1, 0)))
+    same(last, interchange.read("named.npz"))
+
+
+def test_order_is_asked_for_where_it_is_lost(saved, capsys):
+    net = model()
+    arrays = {n: p.detach().numpy() for n, p in net.named_parameters()}
+    np.savez("model.npz", **arrays)
+    assert run("run.pt out.npz --from torch --params model.npz") == 1
+    assert "does not keep the order" in capsys.readouterr().err
+    assert run("run.pt out.npz --from torch --params params.json") == 0
+    assert run("out.npz x.pt --to torch") == 1
+    assert "position alone" in capsys.readouterr().err
+
+
+class Evil:
+    def __reduce__(self):
+        return eval, ("1/0",)
+
+
+def test_damaged_and_hostile_files(saved, tmp_path, capsys):
+    whole = (tmp_path / "run.pt").read_bytes()
+    for size in (0, 10, 1000, len(whole) - 20):
+        (tmp_path / "cut.pt").write_bytes(whole[:size])
+        assert run("cut.pt out.npz --from torch --params params.json") == 1
+        assert "is no torch file that can be read" in capsys.readouterr().err
+    torch.save({"state": Evil(), "param_groups": []}, "evil.pt")
+    assert run("evil.pt out.npz --from torch --params params.json") == 1
+    assert "weights_only" in capsys.readouterr().err
+    for text in ("{", "[1, 2]", '{"a": 3}', '{"a": [[-1], "float32"]}', '[["a", [1], 2]]'):
+        (tmp_path / "bad.json").write_text(text)
+        assert run("run.pt out.npz --from torch --params bad.json") == 1
+        assert "bad.json" in capsys.readouterr().err
+    for text in ('{"0.weight": 3}', '{"0.weight": ["a", "b"]}', "[]"):
+        (tmp_path / "bad.json").write_text(text)
+        line = "run.pt out.npz --from torch --params params.json --name-map bad.json"
+        assert run(line) == 1
+        assert "bad.json" in capsys.readouterr().err
+    assert run("run.pt out.npz --from torch --params run.pt") == 1
+    assert "no arrays of floats" in capsys.readouterr().err
+    assert run("run.pt out.pt --from torch --params params.json") == 1
+    assert "ends in .safetensors or .npz" in capsys.readouterr().err
+    assert run("run.npz out.npz --from torch --params params.json") == 1
+    assert "end in .pt, .pth or .bin" in capsys.readouterr().err
+    assert not (tmp_path / "out.npz").exists()
+    assert not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.parametrize("line", ["a", "a b --from nothing", "a b --to-options 3", "a b --step x"])
+def test_wrong_usage(line, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(line)
+    assert stopped.value.code == 2
+
+
+def test_a_failed_conversion_leaves_the_old_file(saved, tmp_path):
+    for name in ("old.npz", "old.pt"):
+        (tmp_path / name).write_bytes(b"old")
+    assert run("run.pt old.npz --from torch --to optax --params params.json") == 1
+    assert run("run.pt old.pt --from torch --to timm_bigvision --params params.json") == 1
+    assert (tmp_path / "old.npz").read_bytes() == b"old"
+    assert (tmp_path / "old.pt").read_bytes() == b"old"
