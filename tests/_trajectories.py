@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import _surfaces as surfaces
 
 PAGE = FOLDER / "play.html"
 NODE = shutil.which("node")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIMIZERS = tuple(descents.LABELS)
 Settings = dict[str, Any]
 
@@ -42,7 +41,31 @@ def options_of_the_page() -> dict[str, list[str]]:
     return {name: re.findall(r'value="(\w+)"', menus.get(name, "")) for name in names}
 
 
-def drawn(seed: int, count: int) -> list[Settings]:
+def setup_of_the_page() -> dict[str, Any]:
+    """What it knows of the surfaces."""
+    page = PAGE.read_text(encoding="utf-8")
+    found = re.search(r'<script id="setup" type="application/json">(.*?)</script>', page, re.S)
+    assert found is not None
+    setup: dict[str, Any] = json.loads(found[1])
+    return setup
+
+
+def options_at_first() -> dict[str, Settings]:
+    """By optimizer: the settings as the page's fields have them when it is opened."""
+    page = PAGE.read_text(encoding="utf-8")
+    fields = dict(re.findall(r'<input data-option="(\w+)" (.*?)>', page))
+    numbers = {k: re.search(r' value="([\d.]+)"', f) for k, f in fields.items()}
+    values: Settings = {
+        k: float(v[1]) if (v := numbers[k]) else "checked" in f for k, f in fields.items()
+    }
+    values |= {"layout": options_of_the_page()["layout"][0], "steps": int(values["steps"])}
+    return {
+        name: {**values, "optimizer": name, "scale_parameter": values.get(f"{name}_scale")}
+        for name in OPTIMIZERS
+    }
+
+
+def drawn(count: int, seed: int = 0) -> list[Settings]:
     """Settings with every option of the page, each surface and each optimizer in turn."""
     rng = random.Random(seed)
     keys, layouts = list(surfaces.SURFACES), options_of_the_page()["layout"]
@@ -55,7 +78,7 @@ def drawn(seed: int, count: int) -> list[Settings]:
             "surface": keys[k % len(keys)],
             "optimizer": optimizer,
             "start": [low + side * rng.random() for low in (left, bottom)],
-            "steps": rng.choice([10, 60, 200]),
+            "steps": rng.choice([10, 60, 150]),
             "lr": None if optimizer == "relative" else 10 ** rng.uniform(-4.0, ceiling),
             "mu": rng.uniform(0.0, 0.99),
             "adam_beta1": rng.choice([0.0, rng.uniform(0.0, 0.99)]),
@@ -75,40 +98,40 @@ def drawn(seed: int, count: int) -> list[Settings]:
     return cases
 
 
-def config_of(s: Settings) -> af.Config:
+def config_options(s: Settings) -> dict[str, Any]:
+    """What an optimizer of the library gets beside its rate."""
     if s["optimizer"] == "adam":
-        rest = {"beta1": s["adam_beta1"], "beta2": s["adam_beta2"]}
-        return descents.config_of("adam", s["lr"], telemetry=True, **rest)
-    relative = s["optimizer"] == "relative"
-    rho = af.RelativeStep(cap=s["cap"], warmup_init=s["warmup_init"]) if relative else None
-    return af.Config(
-        lr=s["lr"],
-        step_size=rho,
-        telemetry=True,
-        **{
-            name: s[name]
-            for name in ("scale_parameter", "eps2", "clip_threshold", "beta1", "decay_rate")
-        },
-        factored_dims="last",
-    )
+        return {"beta1": s["adam_beta1"], "beta2": s["adam_beta2"]}
+    names = ("scale_parameter", "eps2", "clip_threshold", "beta1", "decay_rate")
+    options = {**{name: s[name] for name in names}, "factored_dims": "last"}
+    if s["optimizer"] == "relative":
+        options["step_size"] = af.RelativeStep(cap=s["cap"], warmup_init=s["warmup_init"])
+    return options
 
 
-def by_library(s: Settings, points: Sequence[Sequence[float]] | None = None) -> list[dict[str, Any]]:
+def by_library(s: Settings, along: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One dict a step, named as in the page, until a number is not finite.
 
-    `points`: where gradients are taken, instead of where the run itself is.
+    `along`: the page's steps. Each step here begins with its X and its G, so that no surface can
+    amplify a difference in the last bit; what is kept from step to step is the library's own.
     """
     layout = s["layout"] if s["optimizer"] in ("relative", "absolute") else "vector"
+    shape = descents.LAYOUTS[layout]
     x = descents.placed(s["start"], layout)
     plain = s["optimizer"] in ("sgd", "momentum")
-    config = af.Config() if plain else config_of(s)
+    config = af.Config()
+    if not plain:
+        config = descents.config_of(s["optimizer"], s["lr"], telemetry=True, **config_options(s))
     state, m = af.init(x, config), np.zeros(2)
     surface = surfaces.SURFACES[s["surface"]]
     steps = []
     for t in range(1, s["steps"] + 1):
-        at = descents.point_of(x) if points is None else points[t - 1]
-        g = descents.placed(surface.gradient(*map(np.float64, at)), layout)
-        row: dict[str, Any] = {"t": t, "before": x, "g": g}
+        if t <= len(along):
+            # JSON writes large numbers as integers; as such they would be objects.
+            x, g = (np.array(along[t - 1][k], np.float64).reshape(shape) for k in ("before", "g"))
+        else:
+            g = descents.placed(surface.gradient(*descents.point_of(x)), layout)
+        row: dict[str, Any] = {"t": t}
         if plain:
             m = (s["mu"] if s["optimizer"] == "momentum" else 0.0) * m + g
             new = x - s["lr"] * m
@@ -117,7 +140,7 @@ def by_library(s: Settings, points: Sequence[Sequence[float]] | None = None) -> 
             u = None if s["optimizer"] == "adam" else descents.direction(g, state, x, config)
             new, state = af.step(x, g, state, config)
             row |= told(state, u, s)
-        row |= {"d": new - x, "x": new}
+        row |= {"d": new - x, "x": new, "before": x}
         if not np.all(np.isfinite(new)):
             break
         steps.append({k: np.ravel(v) if isinstance(v, np.ndarray) else v for k, v in row.items()})
@@ -143,26 +166,20 @@ def told(state: af.State, u: Any, s: Settings) -> dict[str, Any]:
     return row if moments.full is None else {**row, "v": moments.full}
 
 
-@cache
-def cases() -> str:
-    return json.dumps(drawn(0, 280))
-
-
 def worst(found: dict[str, Any], steps: list[dict[str, Any]]) -> float:
     """The largest difference of any quantity at any step, relative to its size at that step."""
     assert len(found["steps"]) == len(steps)
     off = 0.0
     for ours, theirs in zip(steps, found["steps"], strict=True):
-        assert all(theirs[k] is None for k, v in ours.items() if v is None)
+        assert all(theirs[name] is None for name, value in ours.items() if value is None)
         for name, value in ours.items():
             if value is not None:
-                off = max(off, apart(value, theirs[name], ours if name in ("x", "d") else None))
+                # X + D is as exact as X and D are, not as their sum, which may be almost 0.
+                size = ours["before"] if name in ("x", "d") else value
+                off = max(off, apart(value, theirs[name], size))
     return off
 
 
-def apart(a: Any, b: Any, row: dict[str, Any] | None) -> float:
-    """A difference X + D is as exact as X and D are, not as it is itself."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    size = np.max(np.abs(a)) if row is None else np.max(np.abs(row["before"]))
-    gap = np.max(np.abs(a - b))
-    return float(gap / size) if size else float(gap)
+def apart(a: Any, b: Any, size: Any) -> float:
+    gap = float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
+    return gap / (float(np.max(np.abs(size))) or 1.0)

@@ -63,7 +63,7 @@ def stepper(name: str, x: Any, lr: float | None, **options: Any) -> Callable[[An
         return Adafactor(x, config_of(name, lr, **options), compiled=False).step
     leaves: dict[Any, np.ndarray] = x if isinstance(x, dict) else {None: x}
     velocity = {key: np.zeros_like(leaf) for key, leaf in leaves.items()}
-    mu = MOMENTUM if name == "momentum" else 0.0
+    mu = options.get("mu", MOMENTUM) if name == "momentum" else 0.0
 
     def step(grads: Any) -> None:
         for key, leaf in leaves.items():

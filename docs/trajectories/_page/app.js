@@ -6,7 +6,7 @@ const plot = new Plot($("plot")), loss = new LossPlot($("loss"));
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 const darkness = window.matchMedia("(prefers-color-scheme: dark)");
 const state = {
-  surface: "bowl", start: [4, 4], step: 0, playing: false, inspected: "relative",
+  surface: "himmelblau", start: [4, 4], step: 0, playing: false, inspected: "relative",
   shown: Object.fromEntries(Object.keys(OPTIMIZERS).map((name) => [name, true])),
   lr: {}, options: {}, runs: {},
 };
@@ -172,7 +172,9 @@ function isDark() {
 }
 
 function showTheme() {
-  $("theme").textContent = isDark() ? "Light theme" : "Dark theme";
+  const other = isDark() ? "Light" : "Dark";
+  $("theme").textContent = other;
+  $("theme").setAttribute("aria-label", `${other} theme`);
   for (const canvas of document.querySelectorAll(".swatch")) canvas.redraw();
   showScale($("scale"), state.surface);
   redraw();
@@ -189,7 +191,7 @@ function optimizerRow(name) {
   label.append(box, swatch(name), OPTIMIZERS[name].short ?? OPTIMIZERS[name].label);
   const rate = document.createElement("td");
   if (name === "relative") {
-    rate.innerHTML = '<span class="hint">none: min(cap, 1/√t)</span>';
+    rate.innerHTML = '<span class="hint">none<span>: min(cap, 1/√t)</span></span>';
   } else {
     const field = Object.assign(document.createElement("input"), { type: "number", min: 0, step: "any" });
     field.id = `lr-${name}`;
@@ -295,7 +297,8 @@ function begin() {
   calm.addEventListener("change", speedTold);
   speedTold();
   state.step = state.options.steps;
-  setSurface("bowl");
+  $("surface").value = state.surface;
+  setSurface(state.surface);
   showTheme();
   new ResizeObserver(redraw).observe(document.querySelector("main"));
 }
