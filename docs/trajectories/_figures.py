@@ -72,8 +72,9 @@ def save(figure: Figure, path: Path) -> None:
     apart = shown.quantize(128, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
     palette = np.concatenate([frequent, np.reshape(apart, (-1, 3))]).astype(np.int64)
     # Not Pillow's own mapping, which is rough: white would become almost white.
-    nearest = [np.argmin(np.sum((palette - tone) ** 2, axis=1)) for tone in tones.astype(np.int64)]
-    few = Image.fromarray(np.array(nearest, np.uint8)[places.reshape(shown.height, shown.width)])
+    distances = np.sum(palette**2, axis=1) - 2 * tones.astype(np.int64) @ palette.T
+    nearest = np.argmin(distances, axis=1).astype(np.uint8)
+    few = Image.fromarray(nearest[places.reshape(shown.height, shown.width)])
     few.putpalette(palette.astype(np.uint8).tobytes())
     few.save(path, optimize=True)
 

@@ -45,8 +45,8 @@ def filled(page: str, record: Mapping[str, Any]) -> str:
         "factorization": fits_table(record),
     }
     for name, table in tables.items():
-        between = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.S)
-        page = between.sub(lambda found, t=table: f"{found[1]}\n{t}\n{found[2]}", page)
+        between = re.compile(rf"(?<=<!-- {name} -->).*?(?=<!-- end -->)", re.S)
+        page = between.sub(f"\n\n{table}\n\n".replace("\\", r"\\"), page)
     return page
 
 
