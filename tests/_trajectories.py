@@ -13,15 +13,17 @@ import numpy as np
 
 import adafactor_core as af
 
-FOLDER = Path(__file__).parents[1] / "docs" / "trajectories"
-sys.path.append(str(FOLDER))  # its modules import each other by name
+# Its modules import each other by name.
+sys.path.append(str(Path(__file__).parents[1] / "docs" / "trajectories"))
 
 import _descents as descents
 import _surfaces as surfaces
 
+FOLDER = Path(__file__).parents[1] / "docs" / "trajectories"
 PAGE = FOLDER / "play.html"
 NODE = shutil.which("node")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 OPTIMIZERS = tuple(descents.LABELS)
 Settings = dict[str, Any]
 

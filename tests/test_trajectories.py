@@ -1,6 +1,5 @@
-"""docs/trajectories: the worked steps follow from each other, and what the page says was measured."""
+"""docs/trajectories: the worked steps follow from each other; what its page says was measured."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,15 +8,14 @@ from typing import Any
 
 import pytest
 
-MISSING = [name for name in ("sklearn", "matplotlib") if not importlib.util.find_spec(name)]
-if MISSING:
-    pytest.skip(f"not installed: {', '.join(MISSING)}", allow_module_level=True)
+pytest.importorskip("sklearn", reason="not installed: scikit-learn")
+pytest.importorskip("matplotlib", reason="not installed: matplotlib")
 
 import numpy as np
 
 from _trajectories import FOLDER, PAGE, descents, surfaces
 
-sys.path.append(str(FOLDER.parent / "_shared"))
+sys.path.append(str(Path(__file__).parents[1] / "docs" / "_shared"))
 
 import _factorization as factorization
 import _page
@@ -123,8 +121,9 @@ def test_recorded_runs_can_be_made_again(backend: Any) -> None:
         for name, run in found["runs"].items():
             again = runs.one(name, surfaces.SURFACES[key], run["lr"], 100)
             shown = again.values[:: RECORD["steps"] // 100]
-            kept = np.maximum(run["values"][: len(shown)], descents.SMALLEST)
-            assert np.maximum(shown, descents.SMALLEST) == pytest.approx(kept, rel=2e-5), (key, name)
+            kept = run["values"][: len(shown)]
+            shown, kept = (np.maximum(v, descents.SMALLEST) for v in (shown, kept))
+            assert shown == pytest.approx(kept, rel=2e-5), (key, name)
 
 
 def test_chosen_rates_are_the_best_of_the_grid() -> None:

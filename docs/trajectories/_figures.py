@@ -9,8 +9,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from _factorization import RANK, RUNS, SNAPSHOT, Fit
 from _descents import LABELS, SMALLEST
+from _factorization import RANK, RUNS, SNAPSHOT, Fit
 from _page import colors
 from _plots import GRID, plt
 from _surface_runs import Run

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _factorization import RANK, RUNS, SNAPSHOT, Fit, Problem
 from _descents import LABELS, MOMENTUM, RATES
+from _factorization import RANK, RUNS, SNAPSHOT, Fit, Problem
 from _record import write_json
 from _steps import section
 from _surface_runs import Run

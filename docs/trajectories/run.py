@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(out: Path, steps: int | None) -> None:
     """All of it; `steps` shortens every run."""
-    import _factorization
     import _descents
+    import _factorization
     import _surface_runs
     from _figures import draw_factorization, draw_losses, draw_surfaces
     from _page import assembled

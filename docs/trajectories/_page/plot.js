@@ -33,7 +33,7 @@ class Plot {
     const box = this.canvas.getBoundingClientRect();
     const x = this.left + ((clientX - box.left - MARGIN.left) / this.inner) * this.side;
     const y = this.bottom + (1 - (clientY - box.top - MARGIN.top) / this.inner) * this.side;
-    return [rounded(x), rounded(y)];
+    return [x, y].map((v) => Math.round(1000 * v) / 1000);
   }
 
   draw(view) {
