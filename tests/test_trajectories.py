@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib", reason="not installed: matplotlib")
 
 import numpy as np
 
+import adafactor_core as af
 from _trajectories import FOLDER, PAGE, descents, surfaces
 
 sys.path.append(str(Path(__file__).parents[1] / "docs" / "_shared"))
@@ -92,6 +93,14 @@ def test_one_row_loses_nothing(backend: Any) -> None:
     assert first["u"][0, 0] == pytest.approx(2.9, abs=0.05)
     assert first["u_rms"] == pytest.approx(1.66, abs=5e-3)
     assert first["u_rms"] * first["clip"] == pytest.approx(1.0)
+
+
+def test_a_diagonal_is_the_worst_shape(backend: Any) -> None:
+    """U = |G| / |g|, as the page says."""
+    x, g = np.diag([-3.0, 2.0]), np.diag([-6.0, 28.0])
+    u = np.diagonal(descents.direction(g, af.init(x), x, af.Config()))
+    size = np.sqrt(np.sum(g**2))
+    assert u == pytest.approx(np.array([-size / 6, size / 28]))
 
 
 @pytest.mark.parametrize("key", list(surfaces.SURFACES))

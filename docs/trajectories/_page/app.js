@@ -101,6 +101,7 @@ function setSurface(surface) {
 
 function setField(field, value) {
   field.value = value;
+  field.title = "";
   field.removeAttribute("aria-invalid");
 }
 
@@ -116,6 +117,8 @@ function read(field) {
   const good = field.validity.valid && Number.isFinite(value);
   if (good) field.removeAttribute("aria-invalid");
   else field.setAttribute("aria-invalid", "true");
+  field.title = good ? "" : field.validationMessage || "A number is needed";
+  if (!good) tell(field.title);
   return good ? value : undefined;
 }
 

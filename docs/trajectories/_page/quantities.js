@@ -3,11 +3,15 @@
 
 const VECTOR = (values) => `(${values.map((v) => number(v)).join(", ")})`;
 const MATRIX = (cols) => (values) => {
+  const cells = values.map((v) => number(v));
+  const widths = Array.from({ length: cols }, (_, j) =>
+    Math.max(...cells.filter((_, k) => k % cols === j).map((cell) => cell.length)));
   const lines = [];
-  for (let k = 0; k < values.length; k += cols) {
-    lines.push(values.slice(k, k + cols).map((v) => number(v)).join("  "));
+  for (let k = 0; k < cells.length; k += cols) {
+    const line = cells.slice(k, k + cols).map((cell, j) => cell.padStart(widths[j]));
+    lines.push(`[${line.join("  ")}]`);
   }
-  return lines.length === 1 ? `[${lines[0]}]` : lines.map((line) => `[${line}]`).join("\n");
+  return lines.join("\n");
 };
 
 // [symbol, formula or name, text of the value]
