@@ -154,6 +154,12 @@ def test_turning_the_valley(backend: Any) -> None:
         assert (apart < 1e-9) == (name in ("sgd", "momentum")), name
 
 
+def test_halving_the_distance(backend: Any) -> None:
+    path = runs.one("relative", surfaces.SURFACES["bowl"], None, 100).path
+    assert int(np.argmax(path[:, 0] < 2.0)) == 78
+    assert "it takes 78 steps to halve the distance" in README
+
+
 def test_factorization(backend: Any) -> None:
     of = factorization.problem()
     loss, grads = factorization.loss_and_gradients(of, of.start)

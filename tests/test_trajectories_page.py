@@ -1,8 +1,9 @@
 """The interactive page in Chromium: choices, what is shown, themes, and nothing cut off.
 
-Skipped without Chromium and Playwright.
+Skipped without Chromium and Playwright, all but the test of contrast.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 
 pytest.importorskip("sklearn", reason="not installed: scikit-learn")
 
+import numpy as np
+
 from _chromium import LOOKS, SIZES, chromium, looked_at, picture
+from _trajectories import OPTIMIZERS, PAGE
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +169,29 @@ def test_one_unit_is_as_long_in_x_as_in_y(browser: Any) -> None:
         assert box["height"] == pytest.approx(page.evaluate("plot.height"), abs=1)
         ratio = page.evaluate("document.querySelector('#plot').width") / box["width"]
         assert ratio == pytest.approx(2, abs=0.01)  # as many pixels as the screen has
+
+
+def luminance(color: str) -> float:
+    """As WCAG 2 defines it."""
+    parts = np.array([int(color[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_contrast(theme: str) -> None:
+    """WCAG's 4.5 : 1 for text, 3 : 1 for lines, over every shade of the plot."""
+    style = PAGE.read_text(encoding="utf-8")
+    style = style.partition('[data-theme="dark"]')[2] if theme == "dark" else style
+    colors = dict(re.findall(r"--([\w-]+): (#\w{6});", style.partition("}")[0]))
+
+    def contrast(a: str, b: str) -> float:
+        low, high = sorted((luminance(colors[a]), luminance(colors[b])))
+        return (high + 0.05) / (low + 0.05)
+
+    for text in ("ink", "muted", "wrong"):
+        assert min(contrast(text, "sheet"), contrast(text, "page")) >= 4.5, text
+    assert contrast("accent", "on-accent") >= 4.5
+    for line in (*OPTIMIZERS, "ink"):
+        assert min(contrast(line, ground) for ground in ("low", "high", "sheet")) >= 3, line
+    assert min(contrast(edge, "sheet") for edge in ("edge", "accent")) >= 3
