@@ -32,7 +32,8 @@ MODULES = ["optax>=0.2.5", "flax>=0.12", "equinox>=0.13", "orbax-checkpoint>=0.1
 # What is tested, with what installed beside it. "core" has no Numba: it tests the fallback.
 BACKENDS = {
     "core": ["array-api-strict>=2.4", "dask[array]"],
-    "numpy": ["numba>=0.61", "ml_dtypes>=0.5", *DEMO],
+    # Playwright drives a Chromium that is here already; without one its tests skip themselves.
+    "numpy": ["numba>=0.61", "ml_dtypes>=0.5", "playwright>=1.49", *DEMO],
     "torch": [
         TORCH,
         "triton>=3.2; sys_platform == 'linux'",
@@ -148,7 +149,15 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Trains on real data: nox -s demo, or nox -s demo -- torch jax to compare frameworks."""
+    """Trains on real data: nox -s demo, or nox -s demo -- torch jax to compare frameworks.
+
+    nox -s demo -- trajectories draws optimizers on surfaces instead, and builds a page to play.
+    """
+    if "trajectories" in session.posargs:
+        session.install("-e", ".[demo]")
+        rest = [word for word in session.posargs if word != "trajectories"]
+        session.run("python", "docs/trajectories/run.py", *rest)
+        return
     frameworks = [a for a in session.posargs if a in ("torch", "jax")]
     extra = {"torch": TORCH, "jax": JAX}
     session.install("-e", ".[demo]", *(extra[f] for f in frameworks))
