@@ -35,8 +35,12 @@ NAMES = {
     "adamw-fused": "torch AdamW, fused",
     "adamw-foreach": "torch AdamW, foreach",
 }
-WORKS = {"large": "one 4096x4096 float32 tensor", "t5": "T5-small, 35 M parameters in 49 tensors",
-         "small": "120 small tensors, 0.6 M parameters", "bf16": "one 4096x4096 bfloat16 tensor"}  # fmt: skip
+WORKS = {
+    "large": "one 4096x4096 float32 tensor",
+    "t5": "T5-small, 35 M parameters in 49 tensors",
+    "small": "120 small tensors, 0.6 M parameters",
+    "bf16": "one 4096x4096 bfloat16 tensor",
+}
 FRONT = ("adafactor_torch", "compiled", "adafactor_jax", "adamw-fused", "optax", "hf", "torch-loop")
 
 

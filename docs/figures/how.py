@@ -49,7 +49,7 @@ def moments(task: Task) -> tuple[np.ndarray, np.ndarray]:
     """V of a layer kept in full, and R C / mean(R), after the same gradients."""
     full = af.Config(factored=False)
     beside = af.init(task.start, full)
-    for _, grads, state in gradients(task, af.Config()):
+    for _, grads, state in gradients(task, af.Config()):  # noqa: B007 - the last one is wanted
         _, beside = af.update(grads, beside, task.start, full)
     factors = state.moments[LAYER]["weight"]
     estimate = factors.row * factors.col / factors.row.mean()
