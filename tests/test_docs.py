@@ -14,6 +14,10 @@ DOCS = Path(__file__).parent.parent / "docs"
 README = DOCS.parent / "README.md"
 
 
+PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("guides/*.md"))]
+SEPARATE = {README, *(DOCS / name for name in ("start.md", "choosing.md"))}  # a library each
+
+
 def blocks(page):
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
 
@@ -22,14 +26,14 @@ def blocks(page):
 # Of torch.compile's own, see test_torch_compile.py.
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_code_blocks_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope = {}
     for k, block in enumerate(blocks(page)):
         modules = re.findall(r"^(?:import|from) (\w+)", block, re.M)
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
-        if missing and page == README:  # whose blocks are of one library each
+        if missing and page in SEPARATE:
             continue
         if missing:
             pytest.skip(f"block {k} needs {missing[0]}")
