@@ -1,7 +1,7 @@
 """Adafactor, written once against the Python array API standard. Start with docs/embedding.md."""
 
-from . import _variants as variants
 from . import schedules as schedules
+from . import variants as variants
 from ._config import Config as Config
 from ._config import RelativeStep as RelativeStep
 from ._convert import convert_state as convert_state

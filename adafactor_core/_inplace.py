@@ -25,6 +25,7 @@ from ._state import NO_MOMENTS, State, check, counts, slots
 from ._step import init
 from ._tree import Leaves, Tree, flatten, matching, unflatten
 from ._work import Whole, Work
+from .variants import config as chosen
 
 _HERE: AbstractContextManager[Any] = nullcontext()
 
@@ -33,12 +34,14 @@ class InPlace:
     """Adafactor over arrays that are updated in place. Adapters replace the methods at the end."""
 
     def __init__(self, params: Tree, config: Config | None, options: dict[str, Any]) -> None:
+        options = {n: value for n, value in options.items() if n != "variant" or value is not None}
         if config is not None and options:
             raise ConfigError(
                 f"both config and options ({', '.join(options)}) were given. Use "
                 f"Adafactor(params, config) or Adafactor(params, {', '.join(options)}=...)."
             )
-        self._config = as_config(config) if config is not None else Config(**options)
+        variant = options.pop("variant", None)
+        self._config = as_config(config) if config is not None else chosen(variant, options)
         self._params = params
         self._leaves = flatten(params)
         self._check_params(self._leaves)

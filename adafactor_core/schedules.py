@@ -17,7 +17,7 @@ from ._errors import ConfigError
 from ._numerics import at_least, at_most, choose, dtype_name, namespace, square_root
 from ._ranges import Schedule
 
-__all__ = ["cosine", "inverse_sqrt", "warmup", "wsd"]
+__all__ = ["cosine", "inverse_sqrt", "warmup", "wsd", "zero_based"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,23 @@ class wsd:  # noqa: N801
     def __call__(self, t: Any) -> Any:
         t = _clock(t)
         return _ramp(t, self.warmup) * _fall(t, self, self.total - self.decay, self.shape)
+
+
+@dataclass(frozen=True)
+class zero_based:  # noqa: N801
+    """A `schedule(count)` that counts from 0, as optax's and Keras's do, as a function of `t`.
+
+    `count` is `t - 1`: an int on the host, and then the value becomes a Python float, or a 0-D
+    int32 array.
+    """
+
+    schedule: Schedule
+
+    def __call__(self, t: Any) -> Any:
+        if type(t) in (int, float):
+            return float(self.schedule(int(t) - 1))
+        xp = namespace(t, "t")
+        return self.schedule(xp.astype(t, xp.int32) - 1)
 
 
 def _check(schedule: Any, **lows: int) -> None:

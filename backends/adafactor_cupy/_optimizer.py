@@ -130,7 +130,7 @@ class Adafactor(DeviceOptimizer):
     `params`: one array or any nesting of dict, list, tuple or namedtuple of arrays of dtype
     float16, float32, float64 or ml_dtypes' bfloat16, none sharing memory with another. They may be
     on several devices. `config` or its options by name (`lr=1e-3, weight_decay=0.1`), as in
-    docs/options.md.
+    docs/options.md, with `variant="transformers"` over those of a named variant (docs/variants.md).
 
     `step(grads)` takes CuPy arrays and anything with `__dlpack__` on the tensor's device, such as
     torch and JAX arrays, without a copy. Where their library works on another stream, keep them

@@ -1,6 +1,7 @@
 """Adafactor for JAX: gradient transformations for optax, and a jitted step, over adafactor_core."""
 
-from ._options import zero_based as zero_based
+from adafactor_core.schedules import zero_based as zero_based
+
 from ._sharding import state_sharding as state_sharding
 from ._transform import Step as Step
 from ._transform import Transformation as Transformation

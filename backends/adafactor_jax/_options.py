@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from adafactor_core import Config, ConfigError
-
-Schedule = Callable[[Any], Any]
+from adafactor_core import Config, ConfigError, variants
 
 MOVING = ("lr", "weight_decay", "beta1", "decay_rate")  # what may be traced, or a function f(t)
 NAMES = [f.name for f in fields(Config) if f.name != "_"]
@@ -24,11 +21,12 @@ NO_DIRECTION = (
 
 
 def config(given: Mapping[str, Any]) -> Config:
-    """The Config that these options mean; None is the default.
+    """The Config that these options mean; None is the default, or the variant's.
 
     Raises ConfigError for an unknown option, or an array where a number is wanted.
     """
     options = _unpacked(given)
+    variant = options.pop("variant", None)
     for name, value in options.items():
         if name not in NAMES:
             near = difflib.get_close_matches(name, NAMES, n=1)
@@ -36,7 +34,7 @@ def config(given: Mapping[str, Any]) -> Config:
             raise ConfigError(f"unknown option {name!r}. {hint}")
         if isinstance(value, jax.Array | np.ndarray):
             options[name] = _constant(name, value)
-    return Config(**options)
+    return variants.config(variant, options)
 
 
 def direction(given: Mapping[str, Any]) -> Config:
@@ -45,6 +43,7 @@ def direction(given: Mapping[str, Any]) -> Config:
     Raises ConfigError for options that say how far to go and not where.
     """
     options = _unpacked(given)
+    variant = options.pop("variant", None)
     ruled = [name for rule in options.get("rules", ()) for name in rule[1]]
     for name in (*options, *ruled):
         if name in NO_DIRECTION:
@@ -53,19 +52,10 @@ def direction(given: Mapping[str, Any]) -> Config:
                 f"adafactor({name}=...), or chain it with optax transformations, as in "
                 f"optax.chain(scale_by_adafactor(), optax.scale_by_learning_rate(1e-3))."
             )
+    if variant is not None:  # of its options those that say where
+        own = variants.record(variant).resolve({**options, "lr": 1.0})
+        options = {name: value for name, value in own.items() if name not in NO_DIRECTION}
     return config({**options, "lr": 1.0, "scale_parameter": False})
-
-
-def zero_based(schedule: Schedule) -> Schedule:
-    """optax's `schedule(count)`, count from 0, as the `f(t)`, t from 1, that options take.
-
-    `count` is a 0-D int32 array, as in optax.
-    """
-
-    def at(t: Any) -> Any:
-        return schedule(jnp.astype(t, jnp.int32) - 1)
-
-    return at
 
 
 def _unpacked(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,8 +48,9 @@ def adafactor(
 ) -> Transformation:
     """Adafactor for `optax.apply_updates`, and for all that wraps an optax transformation.
 
-    Options by name as in docs/options.md; None is the default. The four named here may also be
-    0-D arrays, traced ones too, or functions `f(t)` of t = completed steps + 1, a 0-D float array;
+    Options by name as in docs/options.md; None is the default. With `variant="optax"` they are
+    over those of a named variant (docs/variants.md). The four named here may also be 0-D arrays,
+    traced ones too, or functions `f(t)` of t = completed steps + 1, a 0-D float array;
     `zero_based` makes one of an optax schedule, which counts from 0. `scan`: whether sums over
     large tensors are taken in a compiled loop, None for where that pays: on one CPU device.
 

@@ -26,7 +26,8 @@ class Adafactor(InPlace):
 
     `params`: one array or any nesting of dict, list, tuple or namedtuple of writable arrays of
     dtype float16, float32, float64 or ml_dtypes' bfloat16, none sharing memory with another.
-    `config` or its options by name (`lr=1e-3, weight_decay=0.1`), as in docs/options.md.
+    `config` or its options by name (`lr=1e-3, weight_decay=0.1`), as in docs/options.md, with
+    `variant="transformers"` over those of a named variant (docs/variants.md).
     `compiled`: True wants the Numba passes, False the plain NumPy ones; None takes Numba where it
     is installed and says so once where it is not. Raises ConfigError, DTypeError, ReadOnlyError,
     ShapeError or TreeError, naming the tensor.

@@ -43,6 +43,7 @@ from ._options import (
     check_keys,
     config,
     defaults,
+    overlaid,
     static,
 )
 from ._plan import Plan, told
@@ -65,9 +66,10 @@ class Adafactor(Optimizer):
     float16, bfloat16, float32 or float64. `lr`: a number, a one-element tensor, or None for the
     paper's relative step, which schedulers then multiply. Options by name as in docs/options.md,
     per group except `seed`, `max_grad_norm`, `nonfinite`, `telemetry` and `max_scratch_bytes`.
-    `compiled`: True wants the kernels (Numba's for CPU tensors, Triton's for GPU tensors), False
-    the plain passes, None what is there. Raises ConfigError, DTypeError or TreeError, naming the
-    parameter or option.
+    `variant`: a named variant (docs/variants.md) whose options the given ones are laid over; groups
+    may name their own. `compiled`: True wants the kernels (Numba's for CPU tensors, Triton's for
+    GPU tensors), False the plain passes, None what is there. Raises ConfigError, DTypeError or
+    TreeError, naming the parameter or option.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Adafactor(Optimizer):
         params: Any,
         lr: float | torch.Tensor | None = None,
         *,
+        variant: str | None = None,
         compiled: bool | None = None,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -84,9 +87,14 @@ class Adafactor(Optimizer):
     ) -> None:
         executors = {"foreach": foreach, "fused": fused, "compiled": compiled}
         check_executors({**executors, "capturable": capturable, "differentiable": differentiable})
+        # Laid over a variant again for every group: what it means may depend on the group's lr.
+        self._variant, self._given = variant, {"lr": lr, **options}
+        options = overlaid(variant, self._given)
+        lr = options.pop("lr")
         group = {**defaults(lr, options), "capturable": capturable}
         # As given: the relative step that no lr means is not for groups with a rate of their own.
         group |= {"lr": lr, "step_size": group["step_size"] if "step_size" in options else None}
+        group |= {} if variant is None else {"variant": variant}
         self._backward: BackwardHooks | None = None
         self._compiled = compiled  # no option of a group: those are saved and resumed
         self._forget()
@@ -103,13 +111,19 @@ class Adafactor(Optimizer):
         self._seen: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_compiled": self._compiled}
+        kept = ("_compiled", "_variant", "_given")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         exact = getattr(self, "_exact", {})
         super().__setstate__(state)
         self._backward = getattr(self, "_backward", None)  # a copy has none
-        self.__dict__.setdefault("_compiled", self.defaults.get("compiled"))
+        earlier: Group = {
+            "_compiled": self.defaults.get("compiled"),
+            "_variant": None,
+            "_given": {},
+        }
+        self.__dict__ |= {**earlier, **self.__dict__}
         for holder in (self.defaults, *self.param_groups):  # earlier versions have it there
             holder.pop("compiled", None)
         self._forget()
@@ -154,7 +168,13 @@ class Adafactor(Optimizer):
         param_group = {k: v for k, v in param_group.items() if k != "compiled"}
         if given.pop("compiled", self._compiled) != self._compiled:
             raise ConfigError("compiled concerns the whole step. Use Adafactor(..., compiled=...).")
+        variant = given.get("variant", self._variant)
         merged = {**self.defaults, **given}
+        if variant is not None:
+            named = {name: given[name] for name in NAMES if name in given}
+            chosen = overlaid(variant, {**self._given, **named})
+            merged = {k: v for k, v in merged.items() if k not in NAMES} | chosen
+            given = {**(chosen if variant != self._variant else given), "variant": variant}
         first = self.param_groups[0] if self.param_groups else self.defaults
         for name in WHOLE_STEP:
             if given.get(name, first[name]) != first[name]:
@@ -163,8 +183,8 @@ class Adafactor(Optimizer):
                     f"Use Adafactor(..., {name}=...)."
                 )
             merged[name] = first[name]
-        options = {name: merged.pop(name) for name in NAMES}
-        group = {**defaults(options.pop("lr"), options), **merged}
+        options = {name: merged.pop(name) for name in NAMES if name in merged}
+        group = {**defaults(options.pop("lr", None), options), **merged}
         with warnings.catch_warnings():  # of parameters that are listed twice: an error here
             warnings.simplefilter("ignore", UserWarning)
             super().add_param_group({**param_group, **group})

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from adafactor_core import Config, ConfigError, RelativeStep
+from adafactor_core import Config, ConfigError, RelativeStep, variants
 
 Group = dict[str, Any]
 
@@ -31,6 +31,8 @@ class Current:
 
     def __call__(self, t: Any) -> Any:
         value = self._group[self._name]
+        if isinstance(value, Mapping):
+            return _scheduled(value, self._name)(t)
         if isinstance(value, torch.Tensor):
             _number(value, self._name)
             value = value.detach().reshape(())
@@ -39,6 +41,18 @@ class Current:
         if torch.compiler.is_compiling():  # a graph for every number, or one that is given it
             return torch.full((), value, dtype=t.dtype, device=t.device)
         return value
+
+
+def overlaid(variant: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a variant with the given ones in their place; `given` without a variant."""
+    if variant is None:
+        return dict(given)
+    if not isinstance(variant, str):  # groups hold plain values
+        raise ConfigError(f"variant must be a name, as in variant='transformers', got {variant!r}.")
+    try:
+        return {"lr": None, **variants.get(variant).resolve(given)}
+    except ConfigError as error:
+        raise ConfigError(f"variant {variant!r}: {error}") from None
 
 
 def defaults(lr: Any, options: Mapping[str, Any]) -> Group:
@@ -104,7 +118,9 @@ def check_keys(given: Mapping[str, Any]) -> None:
     check_executors(given)
     for name in given:
         # So close that "min_weight_decay" is a name of its own.
-        near = difflib.get_close_matches(str(name), (*NAMES, *EXECUTORS), n=1, cutoff=0.9)
+        near = difflib.get_close_matches(
+            str(name), (*NAMES, *EXECUTORS, "variant"), n=1, cutoff=0.9
+        )
         if near and near[0] != name:
             raise ConfigError(f"unknown option {name!r} in a group. Did you mean {near[0]!r}?")
 
@@ -127,7 +143,9 @@ def _values(given: Mapping[str, Any]) -> dict[str, Any]:
     """What Config takes; for a tensor lr a number in its place."""
     values = {name: _tuples(value) for name, value in given.items()}
     for name, value in values.items():
-        if callable(value):
+        if name in MOVING and isinstance(value, Mapping):
+            values[name] = _scheduled(value, name)
+        elif callable(value) and value not in variants.SCHEDULES.values():
             raise ConfigError(
                 f"{name} is a function, which a state dict cannot hold. Use a scheduler of "
                 f"torch.optim.lr_scheduler for lr, and assign to param_groups for the others."
@@ -143,6 +161,14 @@ def _values(given: Mapping[str, Any]) -> dict[str, Any]:
     return values | {name: _number(values[name], name) for name in MOVING if name in values}
 
 
+def _scheduled(value: Mapping[str, Any], name: str) -> Any:
+    """The schedule of a named variant, which a group holds by its name."""
+    if value.keys() != {"schedule"} or value["schedule"] not in variants.SCHEDULES:
+        known = ", ".join(variants.SCHEDULES)
+        raise ConfigError(f"{name} must be a number or {{'schedule': ...}} ({known}), got {value}.")
+    return variants.SCHEDULES[value["schedule"]]
+
+
 def _number(value: Any, name: str) -> Any:
     """Only for the check of the range: a tensor on a device is not read."""
     if not isinstance(value, torch.Tensor):
@@ -155,6 +181,8 @@ def _number(value: Any, name: str) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, RelativeStep):
         return asdict(value)
+    if callable(value):
+        return {"schedule": next(n for n, s in variants.SCHEDULES.items() if s is value)}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

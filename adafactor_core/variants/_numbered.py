@@ -1,14 +1,15 @@
-"""Named configurations. Data only: each function returns a Config.
+"""Algorithms 1 to 3 of the paper (arXiv 1804.04235), and schedules of recipes.
 
-The numbering is that of the paper (arXiv 1804.04235): 1 to 3 are Adam, with the second moment
-factored in 2 and 3; 4 to 6 are Adafactor for matrices, for vectors, and its proposed settings.
+1 to 3 are Adam, with the second moment factored in 2 and 3; 4 to 6 are Adafactor for matrices, for
+vectors, and its proposed settings: `variants.paper`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ._config import Config
+from .._config import Config
+from .._numerics import at_most
 
 
 def bias_corrected(beta: float) -> Any:
@@ -23,9 +24,12 @@ def bias_corrected(beta: float) -> Any:
     return beta1
 
 
-def paper(**options: Any) -> Config:
-    """Algorithms 4 to 6: Adafactor as proposed. The defaults of Config."""
-    return Config(**options)
+def palm_decay(t: Any) -> Any:
+    """PaLM's weight decay, the square of its rate: `min(1e-4, 1/t)` (arXiv 2204.02311).
+
+    `t`: a number or a 0-D array, of which an array is made.
+    """
+    return at_most(1.0 / t, 1e-4)
 
 
 def algorithm1(lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, **rest: Any) -> Config:

@@ -1,0 +1,120 @@
+"""Calls in the words of another library become a Config: the machinery of `from_*_kwargs`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from .._config import Config
+from .._errors import ConfigError
+from ..schedules import zero_based
+from ._record import Options, Variant
+
+Meaning = Callable[[Any, Options], Options]
+"""Of an argument's value, and of the whole call with its defaults, to the options they mean."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The constructor of one library: each argument's default and what it means here."""
+
+    name: str  # as users write it, with the version whose arguments these are
+    variant: Variant
+    arguments: Mapping[str, tuple[Any, Meaning]]
+    check: Callable[[Options], None] = lambda call: None  # refuses what the library refuses too
+
+    def config(self, given: Mapping[str, Any]) -> Config:
+        """Raises ConfigError for an argument that is unknown there or has no meaning here."""
+        for name in given:
+            if name not in self.arguments:
+                raise ConfigError(f"{self.name} has no argument {name!r}. {self._hint(name)}")
+        defaults = {name: default for name, (default, _) in self.arguments.items()}
+        call = {**defaults, **{name: _number(value) for name, value in given.items()}}
+        try:
+            self.check(call)
+            options: dict[str, Any] = {}
+            for name, (_, meaning) in self.arguments.items():
+                options |= meaning(call[name], call)
+            return Config(**self.variant.resolve(options))
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {error}") from None
+
+    def _hint(self, name: str) -> str:
+        if name in ("params", "parameters", "var_list"):
+            return "Parameters go to the adapter; only the options are translated."
+        near = difflib.get_close_matches(name, self.arguments, n=1)
+        return f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(self.arguments)}."
+
+
+def _number(value: Any) -> Any:
+    """A one-element array or tensor as a Python number."""
+    shape = getattr(value, "shape", None)
+    single = isinstance(shape, tuple) and math.prod(shape) == 1 and hasattr(value, "item")
+    return value.item() if single else value
+
+
+def same(option: str) -> Meaning:
+    """The same thing under another name."""
+    return lambda value, call: {option: value}
+
+
+def unless_none(option: str) -> Meaning:
+    """The same, where None is the library's way to say our default."""
+    return lambda value, call: {} if value is None else {option: value}
+
+
+def scheduled(option: str) -> Meaning:
+    """The same; a function there counts from 0."""
+
+    def meaning(value: Any, call: Options) -> Options:
+        if value is None:
+            return {}
+        return {option: zero_based(value) if callable(value) else value}
+
+    return meaning
+
+
+def exponent(value: Any, call: Options) -> Options:
+    """`beta2 = 1 - t**-value`; of 0 the second moment is the last square alone."""
+    return {"decay_type": "constant", "decay_rate": 0.0} if value == 0 else {"decay_rate": value}
+
+
+def negative_exponent(value: Any, call: Options) -> Options:
+    """`beta2 = 1 - t**value`."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not value <= 0:
+        raise ConfigError(
+            f"the exponent of beta2 = 1 - t**x must be <= 0, got {value!r}. The default is -0.8."
+        )
+    return exponent(-float(value), call)
+
+
+def pair(first: Meaning, second: Meaning) -> Meaning:
+    """Two values in one argument."""
+
+    def meaning(value: Any, call: Options) -> Options:
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+            raise ConfigError(f"eps must be a pair (eps1, eps2), got {value!r}.")
+        one, other = (_number(v) for v in value)
+        return {**first(one, call), **second(other, call)}
+
+    return meaning
+
+
+def idle(value: Any, call: Options) -> Options:
+    """Says how to compute, or a name: no number depends on it."""
+    return {}
+
+
+def only(*allowed: Any, instead: str) -> Meaning:
+    """Has no meaning here, except for the values that switch it off."""
+
+    def meaning(value: Any, call: Options) -> Options:
+        if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+            raise ConfigError(f"this cannot be translated: {instead} (got {value!r})")
+        return {}
+
+    return meaning
