@@ -1,5 +1,6 @@
 """Adafactor, written once against the Python array API standard. Start with docs/embedding.md."""
 
+from . import interchange as interchange
 from . import schedules as schedules
 from . import variants as variants
 from ._config import Config as Config
@@ -14,6 +15,7 @@ from ._errors import NonFiniteError as NonFiniteError
 from ._errors import ReadOnlyError as ReadOnlyError
 from ._errors import ShapeError as ShapeError
 from ._errors import StateError as StateError
+from ._errors import StateFileError as StateFileError
 from ._errors import TreeError as TreeError
 from ._metrics import Metrics as Metrics
 from ._metrics import flat as flat_metrics
@@ -31,6 +33,8 @@ from ._step import step as step
 from ._step import update as update
 from ._work import Partial as Partial
 from ._work import Work as Work
+from .interchange import load_state as load_state
+from .interchange import save_state as save_state
 
 __version__ = "0.1.0"
 
@@ -54,13 +58,17 @@ __all__ = [
     "Sharding",
     "State",
     "StateError",
+    "StateFileError",
     "TreeError",
     "Work",
     "convert_state",
     "flat_metrics",
     "init",
+    "interchange",
+    "load_state",
     "memory_report",
     "metrics",
+    "save_state",
     "schedules",
     "step",
     "stochastic_round",

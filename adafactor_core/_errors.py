@@ -31,6 +31,10 @@ class StateError(AdafactorError, ValueError):
     """A state was made for other shapes, dtypes or options."""
 
 
+class StateFileError(StateError):
+    """A state file is damaged, of a later version or something else, or a record fits into none."""
+
+
 class ReadOnlyError(AdafactorError, ValueError):
     """An array that has to be updated in place cannot be written."""
 

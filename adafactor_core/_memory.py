@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import _models as models
+from . import variants
 from ._config import Config
 from ._errors import AdafactorError, ConfigError
 from ._models import Leaf
@@ -32,11 +33,9 @@ class Peer(NamedTuple):
 
 # With their default options. The tests compare with the states that the real ones make.
 PEERS = {
-    "torch.optim": Peer(Config(factored_dims="last"), False),
-    "transformers": Peer(Config(factored_dims="last"), True),
-    "optax": Peer(
-        Config(factored_dims="largest", min_dim_size_to_factor=128), False, places=1, places_full=2
-    ),
+    "torch.optim": Peer(variants.torch(), False),
+    "transformers": Peer(variants.transformers(), True),
+    "optax": Peer(variants.optax(), False, places=1, places_full=2),
 }
 WIDTH = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 COLUMNS = ("Adam", "Adam fp32", *PEERS, "here")
@@ -61,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     if options.top is not None and options.top < 1:
         parser.error(f"--top {options.top}: expected at least 1")
     try:
-        config = _config(options.set)
+        config = variants.config(options.variant, _options(options.set))
         leaves = models.read(options.model, options.framework, _say)
         report = compare(leaves, config)
         if options.plot:
@@ -72,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps(report.record(options.model, options.set), indent=1))
+        print(json.dumps(report.record(options.model, options.variant, options.set), indent=1))
     else:
         print(report.text(options.top))
     return 0
@@ -115,7 +114,7 @@ class Report(NamedTuple):
         lines += [f"left out, {dtype} is not trained: {p}" for p, dtype in self.left_out.items()]
         return "\n".join(lines)
 
-    def record(self, model: str, options: Sequence[str]) -> dict[str, Any]:
+    def record(self, model: str, variant: str | None, options: Sequence[str]) -> dict[str, Any]:
         """The same for JSON; all sizes in bytes."""
         tensors = [
             {
@@ -126,8 +125,8 @@ class Report(NamedTuple):
         ]  # fmt: skip
         totals = {"param": self.param_bytes, **self.totals}
         return {
-            "model": model, "options": list(options), "parameters": self.parameters,
-            "totals": totals, "tensors": tensors, "left_out": dict(self.left_out),
+            "model": model, "variant": variant, "options": list(options),
+            "parameters": self.parameters, "totals": totals, "tensors": tensors, "left_out": dict(self.left_out),
         }  # fmt: skip
 
 
@@ -156,7 +155,7 @@ def _peer(peer: Peer, t: TensorMemory) -> int:
     return (entries + places) * (max(own, 4) if peer.widens else own)
 
 
-def _config(words: Sequence[str]) -> Config:
+def _options(words: Sequence[str]) -> dict[str, Any]:
     names = [f.name for f in fields(Config) if f.name != "_"]
     options: dict[str, Any] = {}
     for word in words:
@@ -173,7 +172,7 @@ def _config(words: Sequence[str]) -> Config:
             options[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             options[name] = text  # a word, such as bfloat16
-    return Config(**options)
+    return options
 
 
 def _say(text: str) -> None:
@@ -195,6 +194,7 @@ def _parser() -> ArgumentParser:
         metavar="NAME=VALUE",
         help="an option of Config, as in --set beta1=0.9 --set momentum_dtype=bfloat16",
     )
+    add("--variant", metavar="NAME", help="a named variant whose options --set replaces")
     add("--framework", choices=("torch", "jax"), help="of package.module:make, where unclear")
     add("--top", type=int, metavar="N", help="show the N largest tensors only; totals are of all")
     add("--json", action="store_true", help="print JSON, sizes in bytes")

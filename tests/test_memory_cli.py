@@ -226,6 +226,14 @@ def test_words_that_mean_nothing_are_refused(shapes, tmp_path, capsys):
         main(["memory", str(shapes), "--top", "0"])
 
 
+def test_a_variant_has_its_own_axes(shapes, capsys):
+    found = column(report(capsys, shapes, "--variant", "transformers"), "here")
+    assert found["conv"] == 4 * (16 * 8 * 3 + 16 * 8 * 3)
+    given = ["--variant", "transformers", "--set", "factored_dims=auto"]
+    assert column(report(capsys, shapes, *given), "here")["conv"] == 4 * 9 * (16 + 8)
+    assert "no variant" in refused(capsys, shapes, "--variant", "nobody")
+
+
 def test_rules_are_options_too(shapes, capsys):
     rules = "rules=[('embed', {'factored': False})]"
     assert column(report(capsys, shapes, "--set", rules), "here")["embed"] == 4 * 300 * 130

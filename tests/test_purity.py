@@ -149,8 +149,8 @@ def test_the_public_names_are_these():
         "AdafactorError", "ArrayPasses", "Config", "ConfigError", "DTypeError", "DeviceError",
         "LowPrecisionWarning", "MemoryReport", "Metrics", "Moments", "NonFiniteError", "Partial",
         "Passes", "ReadOnlyError", "RelativeStep", "ShapeError", "Sharding", "State", "StateError",
-        "TreeError", "Work", "convert_state", "flat_metrics", "init", "memory_report", "metrics",
-        "schedules", "step", "stochastic_round", "update", "variants",
+        "StateFileError", "TreeError", "Work", "convert_state", "flat_metrics", "init",
+        "interchange", "load_state", "memory_report", "metrics", "save_state", "schedules", "step", "stochastic_round", "update", "variants",
     }  # fmt: skip
     assert all(getattr(af, name).__doc__ for name in af.__all__)
 
