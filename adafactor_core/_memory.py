@@ -126,7 +126,8 @@ class Report(NamedTuple):
         totals = {"param": self.param_bytes, **self.totals}
         return {
             "model": model, "variant": variant, "options": list(options),
-            "parameters": self.parameters, "totals": totals, "tensors": tensors, "left_out": dict(self.left_out),
+            "parameters": self.parameters, "totals": totals, "tensors": tensors,
+            "left_out": dict(self.left_out),
         }  # fmt: skip
 
 
