@@ -1,4 +1,8 @@
-"""Links that leave docs/ work on GitHub; here, where the rest of the repository is not, as text."""
+"""Links as they read best in the site.
+
+What leaves docs/ works on GitHub; here, where the rest of the repository is not, it becomes text.
+A link that shows a page's file name, `[jax.md](jax.md)`, shows the page's title up to a colon.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,19 @@ def _read(app: Any, name: str, source: list[str]) -> None:
     root = Path(app.srcdir)
 
     def replaced(match: re.Match[str]) -> str:
-        inside = (folder / match[2]).resolve().is_relative_to(root)
-        return match[0] if inside else match[1]
+        target = (folder / match[2]).resolve()
+        if not target.is_relative_to(root):
+            return match[1]
+        if match[1].endswith(".md") and target.is_file():
+            return f"[{_title(target)}]({match[2]}{match[3] or ''})"
+        return match[0]
 
     source[0] = LINK.sub(replaced, source[0])
+
+
+def _title(page: Path) -> str:
+    first = page.read_text("utf-8").partition("\n")[0]
+    return first.lstrip("# ").partition(": ")[0]
 
 
 def setup(app: Any) -> dict[str, bool]:
