@@ -44,6 +44,7 @@ logging.getLogger("sphinx.sphinx.directives.other").addFilter(
 
 html_theme = "furo"
 html_static_path = ["_site/static"]
+html_extra_path = [str(p.relative_to(HERE)) for p in HERE.glob("trajectories/*.html")]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_domain_indices = False

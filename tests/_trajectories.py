@@ -22,7 +22,9 @@ import _surfaces as surfaces
 
 PAGE = FOLDER / "play.html"
 NODE = shutil.which("node")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
 OPTIMIZERS = tuple(descents.LABELS)
 Settings = dict[str, Any]
 
@@ -93,7 +95,9 @@ def config_of(s: Settings) -> af.Config:
     )
 
 
-def by_library(s: Settings, points: Sequence[Sequence[float]] | None = None) -> list[dict[str, Any]]:
+def by_library(
+    s: Settings, points: Sequence[Sequence[float]] | None = None
+) -> list[dict[str, Any]]:
     """One dict a step, named as in the page, until a number is not finite.
 
     `points`: where gradients are taken, instead of where the run itself is.

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -335,6 +336,15 @@ def test_the_plot_is_a_picture(shapes, tmp_path, capsys):
     report(capsys, shapes, "--plot", file)
     assert file.read_bytes().startswith(b"\x89PNG")
     assert "--plot" in refused(capsys, shapes, "--plot", tmp_path / "plot.nonsense")
+
+
+def test_the_page_shows_what_is_printed(tmp_path, capsys):
+    file = tmp_path / "shapes.json"
+    file.write_text('{"embed": [32000, 512], "conv": [256, 256, 1, 1]}')
+    assert main(["memory", str(file)]) == 0
+    page = (Path(__file__).parent.parent / "docs/memory.md").read_text()
+    missing = [x for x in capsys.readouterr().out.splitlines() if f"    {x}\n" not in page]
+    assert missing == []
 
 
 def test_help_is_the_commands_own(capsys):

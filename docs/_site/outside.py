@@ -2,6 +2,7 @@
 
 What leaves docs/ works on GitHub; here, where the rest of the repository is not, it becomes text.
 A link that shows a page's file name, `[jax.md](jax.md)`, shows the page's title up to a colon.
+A page in HTML is copied as it is (`html_extra_path`, to the top) and opened, not downloaded.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ def _read(app: Any, name: str, source: list[str]) -> None:
         target = (folder / match[2]).resolve()
         if not target.is_relative_to(root):
             return match[1]
+        if target.suffix == ".html":
+            up = "../" * name.count("/")
+            return f'<a href="{up}{target.name}">{match[1].strip("*")}</a>'
         if match[1].endswith(".md") and target.is_file():
             return f"[{_title(target)}]({match[2]}{match[3] or ''})"
         return match[0]
