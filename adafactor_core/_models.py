@@ -50,6 +50,8 @@ def read(model: str, framework: str | None = None, say: Callable[[str], Any] = p
 
 
 def _opened(path: Path, reader: Callable[[Path], dict[str, Leaf]]) -> dict[str, Leaf]:
+    if path.exists() and not path.is_file():  # reading from a pipe could wait for ever
+        raise ConfigError(f"{path} is no regular file.")
     try:
         return reader(path)
     except OSError as error:
@@ -118,6 +120,10 @@ def _made(module: str, name: str, framework: str | None, say: Callable[[str], An
             f"returns a model. Write one."
         )
     framework = framework or _framework(make, f"{module}:{name}")
+    try:
+        importlib.import_module(framework)
+    except ImportError as error:
+        raise ConfigError(f"--framework {framework}: {error}. Install it.") from error
     how = {
         "torch": "under torch.device('meta'), which allocates nothing",
         "jax": "traced for its shapes by eval_shape, which computes nothing",

@@ -224,6 +224,8 @@ def test_words_that_mean_nothing_are_refused(shapes, tmp_path, capsys):
     assert "twice" in refused(capsys, shapes, "--set", "beta1=0.9", "--set", "beta1=0.8")
     assert "momentum_dtype" in refused(capsys, shapes, "--set", "momentum_dtype=int3")
     assert "cannot be read" in refused(capsys, tmp_path / "none.json")
+    (tmp_path / "folder.json").mkdir()
+    assert "no regular file" in refused(capsys, tmp_path / "folder.json")
     for model in ("model", "a:", ":b", str(tmp_path)):
         assert "expected a JSON file of shapes" in refused(capsys, model)
     with pytest.raises(SystemExit, match="2"):
@@ -331,6 +333,14 @@ def test_code_that_fails_says_what_it_raised(module, capsys):
     assert "is a int, expected a function" in refused(capsys, f"{name}:x", *words)
     assert "AttributeError" in refused(capsys, f"{name}:none", *words)
     assert "ModuleNotFoundError" in refused(capsys, "no_such_module_here:make", *words)
+
+
+def test_a_framework_that_is_missing_is_named(module, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    name = module("def make(): return 1\n")
+    assert "--framework torch: import of torch" in refused(
+        capsys, f"{name}:make", "--framework", "torch"
+    )
 
 
 def test_the_plot_is_a_picture(shapes, tmp_path, capsys):
