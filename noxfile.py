@@ -47,6 +47,9 @@ BACKENDS = {
     "cupy": [CUPY, *CUDA, "numba>=0.61", "ml_dtypes>=0.5"],
 }
 
+# What the site is made with; latex2mathml because formulas are drawn without a script or network.
+SITE = ["sphinx>=8", "myst-parser>=4", "furo>=2024.8", "sphinx-design>=0.6", "latex2mathml>=3.77"]
+
 # Tests with sessions of their own.
 APART = [
     *(f"--ignore=tests/{folder}" for folder in ("distributed", "tpu", "gpu")),
@@ -84,13 +87,17 @@ NAMESPACES = {
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """The conformance kit over every array library: nox -s conformance -- numpy jax for some."""
+    """The kit over every array library, into docs/conformance.md: -- numpy jax for some."""
     names = session.posargs or list(NAMESPACES)
     packages = [package for name in names for package in NAMESPACES[name][0]]
     session.install("-e", ".", "numpy>=2.1", "ml_dtypes>=0.5", *packages)
+    files = []
     for name in names:
-        words = ["--namespace", name, *NAMESPACES[name][1]]
-        session.run("python", "-m", "adafactor_core", "conformance", *words)
+        files.append(f"{session.create_tmp()}/{name}.json")
+        words = ["--namespace", name, *NAMESPACES[name][1], "--json", files[-1]]
+        command = ["python", "-m", "adafactor_core", "conformance", *words]
+        session.run(*command, success_codes=[0, 1])  # what failed is recorded, too
+    session.run("python", "tests/kit_table.py", *files)
 
 
 @nox.session
@@ -179,6 +186,22 @@ def bench(session: nox.Session) -> None:
     peers = [TORCH, "transformers", JAX, "optax"]
     session.install("-e", ".", "numpy>=2.1", "numba>=0.61", "ml_dtypes>=0.5", *peers)
     session.run("python", "tests/benchmarks/run.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into out/docs: warnings and broken links are errors. -- -E for all anew."""
+    session.install("-e", ".", "numpy>=2.1", TORCH, JAX, *SITE)
+    words = ["-W", "--keep-going", *session.posargs, "-b", "html", "docs", "out/docs"]
+    session.run("sphinx-build", *words)
+
+
+@nox.session
+def figures(session: nox.Session) -> None:
+    """Draws the pictures of the site anew: those of records at once, those of runs in minutes."""
+    session.install("-e", ".", "numpy>=2.1", "ml_dtypes>=0.5", *DEMO)
+    for name in session.posargs or ["bars", "how"]:
+        session.run("python", f"docs/figures/{name}.py")
 
 
 @nox.session

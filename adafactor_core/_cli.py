@@ -13,6 +13,7 @@ COMMANDS = {
     "conformance": (".conformance", "check an array library against the float64 oracle"),
     "convert": (".layouts._main", "turn one optimizer's checkpoint into another's"),
     "inspect": (".interchange._inspect", "show what a state file holds, and whether it is well"),
+    "memory": ("._memory", "what the optimizer states of a model take, beside Adam's"),
     "variants": (".variants._main", "list the named variants, show one, or compare two"),
 }
 

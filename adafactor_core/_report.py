@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ._config import Config, as_config, resolve
@@ -53,16 +54,14 @@ class MemoryReport(NamedTuple):
         rows += [
             (
                 t.path or "(array)", str(t.shape), t.dtype,
-                f"{_axes(t.row_axes)} x {_axes(t.col_axes)}" if t.row_axes else "no",
-                _size(t.param_bytes), _size(t.state_bytes), _size(t.adam_bytes), t.reason,
+                f"{axes_text(t.row_axes)} x {axes_text(t.col_axes)}" if t.row_axes else "no",
+                *map(size_text, (t.param_bytes, t.state_bytes, t.adam_bytes)), t.reason,
             )
             for t in self.tensors
         ]  # fmt: skip
-        sizes = map(_size, (self.param_bytes, self.state_bytes, self.adam_bytes))
+        sizes = map(size_text, (self.param_bytes, self.state_bytes, self.adam_bytes))
         rows.append(("total", "", "", "", *sizes, ""))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(c.ljust(n) for c, n in zip(r, widths, strict=True)) for r in rows)
-        return "\n".join(line.rstrip() for line in lines)
+        return table(rows)
 
 
 def memory_report(params: Tree, config: Config | None = None) -> MemoryReport:
@@ -106,11 +105,22 @@ def _tensor(path: str, x: Any, o: Config) -> TensorMemory:
     )  # fmt: skip
 
 
-def _axes(axes: Shape) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, their columns under each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(c.ljust(n) for c, n in zip(r, widths, strict=True)) for r in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def axes_text(axes: Shape) -> str:
+    """Axes for a table."""
     return ",".join(map(str, axes))
 
 
-def _size(n: int) -> str:
+def size_text(n: int) -> str:
+    """Bytes for a table."""
     if n < 10_000:
         return f"{n} B"
-    return f"{n / 1e3:.1f} kB" if n < 1_000_000 else f"{n / 1e6:.1f} MB"
+    if n < 1_000_000:
+        return f"{n / 1e3:.1f} kB"
+    return f"{n / 1e6:.1f} MB" if n < 10_000_000_000 else f"{n / 1e9:.1f} GB"

@@ -54,8 +54,8 @@ def markdown(record: Record, works: Sequence[str] = ()) -> str:
 def section(name: str, work: Record) -> str:
     """Heading, table, verdicts and notes of one work."""
     if "failed" in work:
-        return f"### {name}\n\nfailed: {work['failed']}"
-    head = f"### {name}: {work['title']}\n\n{_repeats(work)}"
+        return f"## {name}\n\nfailed: {work['failed']}"
+    head = f"## {name}: {work['title']}\n\n{_repeats(work)}"
     blocks = [head, _table(work), _verdicts(work["targets"]), *work.get("notes", ())]
     return "\n\n".join(block for block in blocks if block)
 
