@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from _peer_inputs import error
-from _peers import installed
+from _peer_inputs import SHAPES, error, problem
+from _peers import installed, ours, theirs
 
+import adafactor_core as af
 from adafactor_core import variants
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -90,8 +91,6 @@ def test_flax_modules_train_alike():
 def test_schedules_of_keras_count_from_0():
     needed("keras")
     import _peer_others
-    from _peer_inputs import SHAPES, problem
-    from _peers import ours
 
     import keras  # isort: skip
 
@@ -100,3 +99,28 @@ def test_schedules_of_keras_count_from_0():
     expected = _peer_others.keras({"learning_rate": rate}, params, grads)
     found = ours(variants.from_keras_kwargs(learning_rate=rate), params, grads)
     assert error(found, expected) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("peer", "call", "least"),
+    [
+        ("timm", {}, 17),  # its 16 is exclusive
+        ("timm_bigvision", {"lr": 1e-2, "momentum": None}, 16),
+        ("optax", {"learning_rate": 1e-2}, 128),
+    ],
+)
+def test_the_least_size_that_is_factored(peer, call, least):
+    needed(peer)
+    config = {
+        "timm": variants.timm(),
+        "timm_bigvision": variants.timm_bigvision(1e-2, beta1=None),
+        "optax": variants.optax(1e-2),
+    }[peer]
+    shapes = {str(size): (size, least + 1) for size in (least - 1, least)}
+    params, grads = problem(shapes, "float32", STEPS)
+    expected = theirs(peer)(call, params, grads, None)
+    found = ours(config, params, grads)
+    assert error(found, expected) <= 1e-6
+    slots = af.init(params, config).moments
+    assert slots[str(least)].full is None
+    assert slots[str(least - 1)].row is None
