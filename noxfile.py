@@ -52,7 +52,7 @@ SITE = ["sphinx>=8", "myst-parser>=4", "furo>=2024.8", "sphinx-design>=0.6", "la
 
 # Tests with sessions of their own.
 APART = [
-    *(f"--ignore=tests/{folder}" for folder in ("distributed", "tpu", "gpu")),
+    *(f"--ignore=tests/{folder}" for folder in ("distributed", "tpu", "gpu", "parity")),
     "--ignore-glob=*/test_cupy_*.py",
 ]
 
@@ -98,6 +98,25 @@ def conformance(session: nox.Session) -> None:
         command = ["python", "-m", "adafactor_core", "conformance", *words]
         session.run(*command, success_codes=[0, 1])  # what failed is recorded, too
     session.run("python", "tests/kit_table.py", *files)
+
+
+# Every implementation that can be installed on a CPU. PyPI's own torch: torchvision, which timm
+# imports, does not load beside a torch built for CPUs.
+PEERS = [
+    "transformers>=5", "timm>=1.0.30", "pytorch_optimizer>=4", "came-pytorch", "adafactor8bit",
+    "optax>=0.2.8", "flax>=0.12", "keras>=3.15", "mlx[cpu]",
+]  # fmt: skip
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Ours beside the real implementations, for docs/variants.md: nox -s parity -- -k timm."""
+    torch = os.environ.get("TORCH_SPEC", "torch")
+    session.install("-e", ".", *TEST, torch, "torchvision", JAX, "ml_dtypes>=0.5", *PEERS)
+    written = ["--parity-json", "docs/parity.json"]
+    session.run("pytest", "tests/parity", *(session.posargs or written))
+    if not session.posargs:
+        session.run("python", "docs/generate_variants.py")
 
 
 @nox.session

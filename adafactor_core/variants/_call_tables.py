@@ -13,6 +13,7 @@ from ._calls import (
     negative_exponent,
     only,
     pair,
+    rate,
     same,
     scheduled,
     unless_none,
@@ -130,7 +131,7 @@ TORCH = Call(
     "torch.optim.Adafactor 2.14",
     torch,
     {
-        "lr": (1e-2, same("lr")),
+        "lr": (1e-2, rate(same("lr"))),
         "beta2_decay": (-0.8, negative_exponent),
         "eps": ((None, 1e-3), pair(torch_eps1, same("eps2"))),
         "d": (1.0, same("clip_threshold")),
@@ -178,7 +179,7 @@ KERAS = Call(
     "keras.optimizers.Adafactor 3.15",
     keras,
     {
-        "learning_rate": (0.001, scheduled("lr")),
+        "learning_rate": (0.001, rate(scheduled("lr"))),
         "beta_2_decay": (-0.8, negative_exponent),
         "epsilon_1": (1e-30, same("eps1")),
         "epsilon_2": (1e-3, same("eps2")),

@@ -62,6 +62,17 @@ def same(option: str) -> Meaning:
     return lambda value, call: {option: value}
 
 
+def rate(meaning: Meaning) -> Meaning:
+    """A learning rate that is not optional there."""
+
+    def given(value: Any, call: Options) -> Options:
+        if value is None:
+            raise ConfigError("the learning rate is None, which it refuses too. Give a number.")
+        return meaning(value, call)
+
+    return given
+
+
 def unless_none(option: str) -> Meaning:
     """The same, where None is the library's way to say our default."""
     return lambda value, call: {} if value is None else {option: value}

@@ -2,7 +2,7 @@
 
 from ._fairseq import LAST
 from ._frameworks import BIG_VISION, CAPPED
-from ._record import GIVEN, Variant, When
+from ._record import EXACT, GIVEN, Variant, When
 
 timm = Variant(
     name="timm",
@@ -31,7 +31,8 @@ timm_bigvision = Variant(
         "momentum_arithmetic": "buffer",
         "weight_decay_by": "lr",
     },
-    reproduced="the trajectory of float32 and float64 parameters, bfloat16 momentum included",
+    reproduced="the trajectory of float32 and float64 parameters; bfloat16 momentum to flips of "
+    "its rounding",
     left_out=(
         "Until 1.0.15 the rows of tall matrices were not normalised, the clip amplified, and "
         "decay_offset was ignored.",
@@ -54,7 +55,8 @@ pytorch_optimizer = Variant(
         "momentum_dtype": "bfloat16",
         "momentum_arithmetic": "buffer",
     },
-    reproduced="the trajectory of float32 and float64 parameters, bfloat16 momentum included",
+    reproduced="the trajectory of float32 and float64 parameters; bfloat16 momentum to flips of "
+    "its rounding",
     not_reproduced=(
         "second moments and arithmetic in the gradient's 16-bit dtype",
         "ams_bound, weight_decouple=False, cautious",
@@ -89,7 +91,9 @@ adafactor8bit = Variant(
     file="adafactor8bit/optimizer.py",
     version="0.4.6",
     options={"lr": 1e-2, "step_size": CAPPED, **LAST, "momentum_on": "grad"},
-    reproduced="the unquantised path (quantize=False), without momentum or with it on matrices",
+    accuracy={"float32": EXACT["float32"]},
+    reproduced="the unquantised path (quantize=False) of float32 parameters, without momentum or "
+    "with it on matrices",
     not_reproduced=(
         "block-quantised logarithmic states",
         "momentum of a kind per rank, in one setting: with beta1, gradients are averaged for "

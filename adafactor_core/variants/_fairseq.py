@@ -1,6 +1,6 @@
 """fairseq's implementation and those that descend from it."""
 
-from ._record import EXACT, Variant
+from ._record import EXACT, FORMULAS, Variant
 
 LAST = {"factored_dims": "last"}
 ONE_WARNING = "lr=None is the relative step; a given lr means relative_step=False there."
@@ -12,6 +12,7 @@ fairseq = Variant(
     version="3d262bb2",
     options=LAST,
     checked="formulas",
+    accuracy=FORMULAS,
     reproduced="the trajectory: relative and given rates, scale, momentum, weight decay",
     left_out=(
         "The group's lr is overwritten by the scaled one: with a given lr and scale_parameter the "
@@ -50,6 +51,7 @@ kohya = Variant(
     version="48d368fa",
     options={**LAST, "rounding": "stochastic"},
     checked="formulas",
+    accuracy=FORMULAS,
     reproduced="the trajectory of float32 and float64 parameters; bfloat16 ones are rounded "
     "stochastically, with other random bits",
     not_reproduced=("float16 parameters are rounded to nearest there (give rounding='nearest')",),
@@ -62,6 +64,7 @@ onetrainer = Variant(
     version="23df3832",
     options={**LAST, "rounding": "stochastic"},
     checked="formulas",
+    accuracy=FORMULAS,
     reproduced="the trajectory of float32 and float64 parameters; bfloat16 ones are rounded "
     "stochastically, with other random bits",
     notes=(ONE_WARNING, "Stochastic rounding is a switch there: rounding='nearest' is its off."),
@@ -84,6 +87,7 @@ mindspore = Variant(
     version="read without a commit",
     options={**LAST, "beta1": 0.9, "momentum_arithmetic": "buffer"},
     checked="formulas",
+    accuracy=FORMULAS,
     reproduced="the trajectory of float32 parameters",
     not_reproduced=("state in the parameter's 16-bit dtype, and its float16 compression",),
     notes=(ONE_WARNING, "decay_rate is positive there too: +0.8."),

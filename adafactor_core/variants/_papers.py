@@ -2,7 +2,7 @@
 
 from .._config import RelativeStep
 from ._numbered import palm_decay
-from ._record import Variant, When
+from ._record import FORMULAS, Variant, When
 
 # Without the parameter's scale the relative step of the authors' code is 20 times smaller.
 UNSCALED = When({"lr": None, "scale_parameter": False}, {"lr": 0.05, "step_size": RelativeStep()})
@@ -14,6 +14,7 @@ paper = Variant(
     version="2018",
     options={},
     checked="formulas",
+    accuracy=FORMULAS,
     reproduced="everything; rank > 2, which the paper leaves open, is factored as 'auto' says",
 )
 tensor2tensor = Variant(
@@ -24,6 +25,7 @@ tensor2tensor = Variant(
     options={"factored_dims": "last"},
     when=(UNSCALED,),
     checked="formulas",
+    accuracy=FORMULAS,
     reproduced="the trajectory, relative and given rates, both decay types, momentum",
     not_reproduced=(
         "momentum in the variable's own 16-bit dtype (give momentum_dtype)",
@@ -43,6 +45,7 @@ mesh_tensorflow = Variant(
     },
     when=(UNSCALED,),
     checked="formulas",
+    accuracy=FORMULAS,
     reproduced="the trajectory; stacked dimensions as batch_axes, with one clip per tensor",
     notes=(
         "Of equally large axes the earlier one counts as the larger, unlike in optax.",
@@ -57,6 +60,7 @@ t5 = Variant(
     options=mesh_tensorflow.options,
     when=(UNSCALED,),
     checked="settings",
+    accuracy={},
     reproduced="the optimizer that T5 was trained with, which is mesh_tensorflow's",
     notes=(
         "The paper's rate, 1/sqrt(max(n, 10^4)), is the relative step of lr=None to within one "
@@ -79,6 +83,7 @@ palm = Variant(
         "weight_decay_by": "none",
     },
     checked="formulas",
+    accuracy=FORMULAS,
     reproduced="lr = min(1e-2, 1/sqrt(t)) times the parameter scale, full second moments, weight "
     "decay lr^2, gradients clipped to norm 1",
     left_out=("EasyLM passes beta2 = 0.99 where optax expects the exponent of the decay.",),

@@ -7,8 +7,8 @@ from _peer_table import Case, translated
 
 SPACES: dict[str, dict[str, list[Any]]] = {
     "torch": {
-        "lr": [1e-2, 0.3, 2.0], "beta2_decay": [-0.8, -0.5, -1.0],
-        "eps": [(None, 1e-3), (1e-12, 1e-2), (1e-4, 0.3)], "d": [1.0, 0.3, 3.0],
+        "lr": [1e-2, 0.1, 0.3], "beta2_decay": [-0.8, -0.5, -1.0],
+        "eps": [(None, 1e-3), (1e-12, 1e-2), (1e-4, 0.3)], "d": [1.0, 1.5, 3.0],
         "weight_decay": [0.0, 0.05], "foreach": [False, True], "maximize": [False, True],
     },
     "transformers": {

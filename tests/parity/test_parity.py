@@ -12,12 +12,15 @@ from _peer_inputs import SHAPES, drawn_shapes, dtype_of, error, problem
 from _peer_table import CASES, Case
 from _peers import DISTRIBUTIONS, installed, ours, theirs
 
+from adafactor_core import variants
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-# After 10 steps and after 100, where the rounding of float32 has added up: twice what is measured.
-BOUNDS = {"float32": (1e-6, 5e-6), "float64": (2e-15, 2e-14)}
-# Rates in float32 under float64.
-NARROW_RATES = {"optax": (2e-8, 1e-7), "keras": (5e-7, 5e-7)}
+# After 10 steps the records' own bounds; after 100, where rounding has added up, twice to three
+# times what is measured.
+AFTER_100 = {"float32": 5e-6, "float64": 2e-14}
+NARROW_RATES = {"optax": 1e-7, "keras": 5e-7}  # float32 under float64
+RECORDS = {peer: variants.get({"came": "came_vectors"}.get(peer, peer)) for peer in DISTRIBUTIONS}
 FLIPS = 5e-3  # share of entries that a flipped rounding of 16-bit momentum has moved
 FLIPPED = {"float32": 1e-3, "float64": 1e-10}
 
@@ -45,9 +48,8 @@ def compare(case: Case, dtype, shapes, measured, seed=0):
         assert long <= FLIPPED[dtype]
         return
     exact = dtype == "float32" or case.peer not in NARROW_RATES
-    first, last = BOUNDS[dtype] if exact else NARROW_RATES[case.peer]
-    assert short <= first
-    assert long <= last
+    assert short <= RECORDS[case.peer].accuracy[dtype]
+    assert long <= (AFTER_100[dtype] if exact else NARROW_RATES[case.peer])
 
 
 def moved(found, expected):
@@ -72,7 +74,7 @@ def test_drawn_calls_on_drawn_shapes(peer, seed, measured):
     compare(drawn(peer, seed), dtype, drawn_shapes(seed), measured, seed=seed + 1)
 
 
-WIDE_INSIDE = [c for c in CASES if c.peer in ("transformers", "timm", "came")]
+WIDE_INSIDE = [c for c in CASES if c.peer in ("transformers", "timm")]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
