@@ -7,9 +7,10 @@ import pytest
 import _emulated
 import adafactor_core as af
 from _close import close, close_entries, close_narrow
-from _emulated import Must, agree, follow
+from _emulated import Emulated, Must, agree, follow
 from _served import drawn
 from _standin import Adafactor, Array, Device, SyncError, numpy, queue, reading, taping
+from adafactor_cupy._passes import KernelPasses
 
 if _emulated.COMPILER is None:
     pytest.skip("no C++ compiler to run the kernels with", allow_module_level=True)
@@ -56,6 +57,13 @@ def bits(*trees):
 
 def told(optimizer):
     return optimizer.metrics if optimizer.config.telemetry else ()
+
+
+def split(params, state):
+    """(arrays, counters of steps and of skips)."""
+    with reading():
+        counters = int(state.step), int(state.skipped)
+    return optree.tree_map(numpy, (params, state._replace(step=None, skipped=None))), counters
 
 
 def leaves(x):
@@ -198,7 +206,7 @@ def test_stacked_layers(shape, scale_scope, clip_scope):
     assert not np.allclose(got[0], together[0], rtol=1e-4) or not differs
 
 
-@pytest.mark.parametrize("scale", [None, 8.0])
+@pytest.mark.parametrize("scale", [None, 8.0, "array"])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("norm", [None, 0.5])
 def test_telemetry_tells_what_array_api_does(policy, norm, scale):
@@ -210,9 +218,10 @@ def test_telemetry_tells_what_array_api_does(policy, norm, scale):
         params = on_device(tree(0))
         optimizer = Adafactor(params, config, passes=passes)
         for t, bad in ((1, None), (2, np.nan if policy != "propagate" else None)):
-            optimizer.step(on_device(tree(t, bad=bad)), grad_scale=scale)
+            by = Array(np.float32(8)) if scale == "array" else scale
+            optimizer.step(on_device(tree(t, bad=bad)), grad_scale=by)
         before = optimizer.metrics
-        optimizer.step(on_device(tree(3)), grad_scale=scale)  # what was told stays as it was
+        optimizer.step(on_device(tree(3)), grad_scale=by)  # what was told stays as it was
         results.append(optree.tree_map(numpy, (before, optimizer.metrics)))
     for a, b in zip(*map(optree.tree_leaves, results), strict=True):
         assert a.shape == b.shape == ()
@@ -300,6 +309,22 @@ def test_launches_and_array_operations_do_not_grow_with_the_number_of_tensors(op
     assert counts[0][0] == most
 
 
+@pytest.mark.parametrize("policy", ["skip_tensor", "skip_step"])
+@pytest.mark.parametrize("spoilt", [("w",), ("b",), ("w", "b")])
+def test_a_verdict_goes_over_what_kernels_and_array_api_take(policy, spoilt):
+    """One of the spoilt tensors is the kernels', the other is not."""
+    rules = [("b", {"eps1": 1e-3, "eps1_mode": "clamp"}), ("long", {"beta1": 0.9})]
+    config, found = af.Config(nonfinite=policy, max_grad_norm=1.0, rules=rules), []
+    for passes in ((KernelPasses(Emulated(Array)),), ()):
+        params = on_device(tree(0))
+        optimizer = Adafactor(params, config, passes=passes)
+        for t, bad in ((1, None), (2, np.inf), (3, None)):
+            optimizer.step(on_device(tree(t, bad=bad, places=spoilt)))
+        found.append(split(params, optimizer.state))
+    alike(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] == (3 - (policy == "skip_step"), 1)
+
+
 class Queued(Must):
     """Kernels that the tape plays again, too."""
 
@@ -362,11 +387,6 @@ def test_tensors_on_several_devices(policy):
         with Device(5):
             optimizer.step(moved)
         single.step(grads)
-
-    def split(params, state):
-        with reading():
-            counters = int(state.step), int(state.skipped)
-        return optree.tree_map(numpy, (params, state._replace(step=None, skipped=None))), counters
 
     (got, counters), (want, others) = split(params, optimizer.state), split(one, single.state)
     alike(got, want)

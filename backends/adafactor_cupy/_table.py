@@ -77,7 +77,7 @@ class Table(list[Work]):
         fine: list[c.Item] = []
         thin: list[c.Item] = []
         scopes: list[c.Item] = []
-        ints, numbers, at = [], [], [0] * 5  # of outer, inner, p, q, means
+        ints, numbers, thins, at = [], [], [], [0] * 5  # of outer, inner, p, q, means
         for t, (w, b, cut, f) in enumerate(zip(self, boxes, how, self.factored, strict=True)):
             mine = c.coarse(t, b, cut, f)
             other = c.fine(t, b, b.a * b.r * b.length / total, f)
@@ -96,6 +96,7 @@ class Table(list[Work]):
                 )
             )  # fmt: skip
             numbers.append(self._numbers(w, b.c, b.r))
+            thins.append((at[2], at[3]))
             coarse += [(*item, len(coarse) + k) for k, item in enumerate(mine)]
             fine += [(*item, len(fine) + k) for k, item in enumerate(other)]
             thin += small
@@ -114,13 +115,11 @@ class Table(list[Work]):
         self._items |= {name: (len(self), none) for name in ("squares", "judge", "metrics")}
         self._items["total"], self.scopes = (1, none), self._items["scale"][1]
         # Where new averages wait until it is settled whether the tensor moves.
-        self.waiting = room(max(1, at[2] + at[3]) if waits else 1)
+        self.waiting = room(at[2] + at[3] + 1 if waits else 1)
         start = self._kernels.address(self.waiting)
         places = [
-            self._addresses(
-                w, b.swapped, (start + 4 * i[13], start + 4 * (at[2] + i[14])) if waits else ()
-            )
-            for w, b, i in zip(self, boxes, ints, strict=True)
+            self._addresses(w, b.swapped, (start + 4 * p, start + 4 * (at[2] + q)) if waits else ())
+            for w, b, (p, q) in zip(self, boxes, thins, strict=True)
         ]
         self._tables = [
             up(np.array(ints, np.int64)),
