@@ -14,7 +14,7 @@ from _interpreted import CPU
 from _torch import AsTorchOptimizer
 from adafactor_core import conformance as kit
 from adafactor_core.conformance._trial import SIXTEEN_BIT, all_options
-from adafactor_torch import _plan, _triton
+from adafactor_torch import _plan, _rows, _triton
 from adafactor_torch._triton import TritonPasses
 
 WHOLE = os.environ.get("ADAFACTOR_KIT") == "all"
@@ -89,7 +89,8 @@ def subject(monkeypatch):
 
     monkeypatch.setattr(_triton, "launch", counted)
     monkeypatch.setattr(_plan, "kernel_passes", lambda wanted, params: (Listening(CPU),))
-    monkeypatch.setattr(_plan, "on_cpu", lambda x: False)  # the counter is read as on a GPU
+    for module in (_plan, _rows):  # counters are read as on a GPU
+        monkeypatch.setattr(module, "on_cpu", lambda x: False)
     return found
 
 
