@@ -116,8 +116,8 @@ def _apply(
         word = given(key, 0).to(tl.uint32, bitcast=True)
         named = folded(folded(word, cell(ints, t, NAME).to(tl.uint32)), PARAMETER)
     if AVERAGES:
-        at = cell(ints, t, RATE) * beta_step
-        keep, take = given(beta1, at), given(rest, at)
+        own = cell(ints, t, RATE) * beta_step
+        keep, take = given(beta1, own), given(rest, own)
     for k in range(0, count, TALL_):
         r = k + tl.arange(0, TALL_)
         ok = mask(r, j, count, columns, left, WIDE_, FACTORED)
