@@ -190,7 +190,7 @@ def test_factorization(backend: Any) -> None:
 
 def test_pages_are_up_to_date(backend: Any) -> None:
     """The tables of README and play.html are those of the code and the record."""
-    from _report import filled
+    from _tables import filled
 
     assert filled(README, RECORD) == README
     assert README.count("<!-- end -->") == 3

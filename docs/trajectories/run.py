@@ -42,8 +42,8 @@ def run(out: Path, steps: int | None) -> None:
     import _surface_runs
     from _figures import draw_factorization, draw_losses, draw_surfaces
     from _page import assembled
-    from _report import filled, fits_table, record_of, surface_table, write
     from _steps import section
+    from _tables import filled, fits_table, record_of, surface_table, write
 
     tables = section()
     print(tables, flush=True)
