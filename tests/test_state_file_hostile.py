@@ -394,7 +394,7 @@ def test_mutated_files_are_read_or_refused(tmp_path, suffix):
         if verdicts["read"] % 10 == 0:  # what is read can be written, and is the same
             write(tmp_path / "again", found)
             assert plain(read(tmp_path / "again")) == plain(found)
-    assert min(verdicts["read"], verdicts["refused"]) > 100, verdicts
+    assert min(verdicts["read"], verdicts["refused"]) > 50, verdicts
     assert longest < 1500
 
 
