@@ -9,6 +9,7 @@ import adafactor_core as af
 from _backends import need
 from _records import plain, tensor
 from _run import normal
+from _variety import BATCHED, CAREFUL, VARIETY
 from adafactor_core import interchange
 from adafactor_core.interchange import Record
 from adafactor_core.interchange._arrays import raw_of
@@ -264,3 +265,26 @@ def test_paths_are_those_of_the_core(tmp_path):
     af.save_state(tmp_path / "s", x, af.init(x))
     assert [t.path for t in interchange.read(tmp_path / "s").tensors] == [""]
     assert af.load_state(tmp_path / "s", x).moments.row.shape == (4, 1)
+
+
+@pytest.mark.parametrize("options", [*VARIETY, *BATCHED, *CAREFUL])
+def test_every_set_of_options(tmp_path, options):
+    """Trees of drawn shapes, whatever is factored in them: the state that was saved, to the bit."""
+    config = af.Config(**{**VARIETY, **BATCHED, **CAREFUL}[options])
+    rng = np.random.default_rng(len(options))
+    for dtype in ("float32", "float16", "float64"):
+        ranks = (3,) if options in BATCHED else (0, 1, 2, 2, 3, 4)
+        x = {
+            f"{k}/x": np.asarray(rng.normal(size=rng.integers(1, 9, size=rank)), dtype)
+            for k, rank in enumerate(ranks)
+        }
+        state = af.init(x, config)
+        for _ in range(3):
+            g = {n: np.asarray(rng.normal(size=a.shape), dtype) for n, a in x.items()}
+            x, state = af.step(x, g, state, config)
+        af.save_state(tmp_path / "s", x, state, config)
+        loaded = af.load_state(tmp_path / "s", x, config)
+        kept = state._replace(metrics=None), loaded._replace(metrics=None)
+        for a, b in zip(leaves(kept[0]), leaves(kept[1]), strict=True):
+            assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+        af.step(x, g, loaded, config, donate=True)
