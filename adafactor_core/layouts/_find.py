@@ -25,15 +25,32 @@ class Place(NamedTuple):
 def places(fmt: Format, params: Sequence[Param], state: Flat) -> list[Place]:
     """Raises StateError where the state is of other parameters."""
     ids = _torch_ids(params, state) if fmt.family == "torch" else None
+    first = _first(fmt, len(params), state)
     out = []
     for k, param in enumerate(params):
         fields = {"path": param.path, "index": str(k)}
-        numbers = zip(("first", "second", "third"), range(2 + 3 * k, 5 + 3 * k), strict=True)
-        fields |= {name: str(n) for name, n in numbers}
+        for n, name in enumerate(("first", "second", "third"), first + 3 * k):
+            fields[name] = str(n)
         if ids is not None:
             fields["id"], fields["group"] = ids[k]
         out.append(Place(param, fields))
     return out
+
+
+def _first(fmt: Format, params: int, state: Flat) -> int:
+    """The number of the first parameter's first variable: under a schedule Keras has no rate."""
+    numbers = [int(key) for key in state if key.isdecimal()]
+    if "{first}" not in fmt.factored.get("row", "") or not numbers:
+        return 2
+    variables = max(numbers) + 1
+    first = variables - 3 * params
+    if first not in (1, 2):
+        raise StateError(
+            f"the state has {variables} variables, and {params} parameters have 3 each, beside the "
+            f"iteration and the learning rate. Pass the parameters that the optimizer was built "
+            f"with, in its order."
+        )
+    return first
 
 
 def torch_dict(state: Any) -> tuple[str, Mapping[str, Any]]:
