@@ -196,6 +196,27 @@ def test_a_state_that_is_there_twice_is_refused():
         layouts.read((one, one), "optax", v)
 
 
+def test_parameters_that_are_called_like_slots():
+    v = {n: {"w": squares((3,)) + k} for k, n in enumerate(("v", "v_row", "ema", "moments"))}
+    v["w"] = squares((3,))
+    small = {n: {"w": np.zeros(1, "f4")} for n in v if n != "w"} | {"w": np.zeros(1, "f4")}
+    state = (Factored(np.int32(7), small, small, v), Ema(np.int32(7), v))
+    record = layouts.read(state, "optax", v)
+    for path, x in layouts.flat(v).items():
+        np.testing.assert_array_equal(array(record, path, "full"), x)
+        np.testing.assert_array_equal(array(record, path, "momentum"), x)
+    config = af.Config(beta1=0.9, factored=False)
+    ours = interchange.state(record, v, config)
+    same(layouts.read({"opt": ours}, "adafactor_core", v, options=config), record)
+
+
+def test_a_parameter_that_is_called_count():
+    v, small = {"count": squares((3,))}, {"count": np.zeros(1, "f4")}
+    record = layouts.read(Factored(np.int32(7), small, small, v), "optax", v)
+    assert record.step == 7
+    np.testing.assert_array_equal(array(record, "count", "full"), v["count"])
+
+
 def test_counters_that_disagree_need_an_answer():
     v = {"a": squares((3,))}
     small = dict.fromkeys(v, np.zeros(1, "f4"))

@@ -148,11 +148,22 @@ class Keys:
             return _join(self._fmt.prefixes.get(wild, "") + rest.format(**place.fields))
         found = self._by_path(template, rest).get(place.param.path, [])
         if len(found) > 1:
+            found = [key for key in found if self._has_siblings(key, rest, wild, place)]
+        if len(found) > 1:
             raise StateError(
                 f"tensor {place.param.path!r} is in the state more than once: {some(set(found))}. "
                 f"Pass the part of it that is meant."
             )
         return found[0] if found else None
+
+    def _has_siblings(self, key: str, rest: str, wild: str, place: Place) -> bool:
+        """Whether what belongs beside it is there: "v_row.v.w" ends like the "v.w" of optax."""
+        before = key[: len(key) - len(_join(rest.format(**place.fields)))]
+        fmt, others = self._fmt, [t for t in self._fmt.counters if not by_tensor(t)]
+        if fmt.placeholder is not None:
+            others += [*fmt.factored.values(), *fmt.unfactored.values()]
+        names = (t[len(wild) + 2 :] for t in others if _wild(t) == wild)
+        return all(_join(before + name.format(**place.fields)) in self._state for name in names)
 
     def _by_path(self, template: str, rest: str) -> dict[str, list[str]]:
         if template not in self._found:
