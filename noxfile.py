@@ -20,7 +20,10 @@ CUPY = os.environ.get("CUPY_SPEC", "cupy-cuda12x>=13.4")
 # What compiles CuPy kernels where there is no CUDA toolkit, with or without a GPU.
 CUDA = ["nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12"]
 DEMO = ["scikit-learn", "matplotlib", "tqdm"]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy>=2.1"]
+TEST = [
+    *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "numpy>=2.1"),
+    "safetensors>=0.5",  # whose files ours are held against
+]
 
 # Where the examples are at home.
 FRAMEWORKS = ["transformers>=5", "accelerate>=1.10", "lightning>=2.5", "tensorboard"]
@@ -38,7 +41,7 @@ BACKENDS = {
         *DEMO,
         *FRAMEWORKS,
     ],
-    "distributed": [TORCH],
+    "distributed": [TORCH, JAX, *DEMO],  # JAX for the relay, which runs through both
     "jax": [JAX, "numba>=0.61", *DEMO, *MODULES],
     "cupy": [CUPY, *CUDA, "numba>=0.61", "ml_dtypes>=0.5"],
 }

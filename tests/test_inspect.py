@@ -67,6 +67,20 @@ def test_numbers_that_cannot_be(tmp_path, capsys, what):
     assert inspect(capsys, "--no-health", tmp_path / "s")[0] == 0
 
 
+@pytest.mark.parametrize("slot", ["row", "col", "momentum_scale"])
+def test_means_of_squares_and_scales_are_not_negative(tmp_path, capsys, slot):
+    t = tensor("w", (2, 3), "float32", (0,), (1,), np.random.default_rng(0), "int8")
+    for name, raw in t.slots.items():
+        if name != "momentum":
+            sign = -1.0 if name == slot else 1.0
+            data = np.full(raw.shape, sign, "<f4").tobytes()
+            t.slots[name] = of_bytes("float32", raw.shape, data)
+    write(tmp_path / "s", Record(1, (t,)))
+    status, said = inspect(capsys, tmp_path / "s")
+    assert status == 1
+    assert f"not well: {slot} of 'w'\n" in said.out
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 def test_numbers_of_every_dtype(tmp_path, capsys, dtype):
     """-2, 0 and 1.5 or 1 as momentum, which may be negative."""

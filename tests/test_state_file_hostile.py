@@ -291,6 +291,17 @@ def test_npz(tmp_path, what):
     assert not Bomb.fired
 
 
+def test_two_members_in_one_place(tmp_path):
+    """Of equal sizes, so that nothing else is wrong with them."""
+    zipped([(f"{n}.npy", saved(np.zeros(3))) for n in "ab"], tmp_path / "s")
+    data = bytearray((tmp_path / "s").read_bytes())
+    second = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1)
+    data[second + 42 : second + 46] = bytes(4)
+    (tmp_path / "s").write_bytes(data)
+    with pytest.raises(af.StateFileError, match="its member 'b' overlaps another"):
+        read(tmp_path / "s")
+
+
 def test_a_directory_that_claims_gigabytes(tmp_path):
     """It is a sparse file, so the claim is true."""
     end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 1, 1, 2**31, 4, 0)

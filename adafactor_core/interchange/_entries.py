@@ -10,7 +10,7 @@ from .._numerics import Shape
 from ._json import MalformedError, is_int
 from ._raw import WIDTHS
 
-LIMIT = 100_000_000  # bytes of a header or directory; the safetensors package has the same
+LIMIT = 100_000_000  # bytes of a header; the safetensors package has the same
 RANK, SIZE = 64, 2**63 - 1
 
 

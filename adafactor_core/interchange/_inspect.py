@@ -71,9 +71,9 @@ def report(record: Record, found: Mapping[tuple[str, str], Health]) -> list[str]
         "",
     ]
     for t in record.tensors:
-        own = "" if t.step is None else f", step {t.step}"
-        lines.append(f"{_shown(t.path) or '(the bare array)'}  {t.dtype} {list(t.shape)}, {_axes(t)}{own}"
-                     f"{_skipped(t.skipped)}")  # fmt: skip
+        own = _skipped(t.skipped) if t.step is None else f", step {t.step}{_skipped(t.skipped)}"
+        name = _shown(t.path) or "(the bare array)"
+        lines.append(f"{name}  {t.dtype} {list(t.shape)}, {_axes(t)}{own}")
         held = (f"{s} {raw.dtype} {list(raw.shape)} {raw.nbytes:,} B" for s, raw in t.slots.items())
         lines.append(f"    {'; '.join(held)}")
         if found:

@@ -21,6 +21,7 @@ from ._raw import Raw, of_bytes
 from ._safetensors import METADATA, check_metadata
 
 MAGIC = b"PK\x03\x04"
+DIRECTORY = 1 << 25  # bytes of a zip's directory: Python takes ten times that for its members
 NAMES = {
     "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2",
     "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "|i1",
@@ -65,14 +66,14 @@ def _npy(raw: Raw) -> bytes:
 
 
 class _Bounded:
-    """A file of which no more than LIMIT bytes can be read at once, whatever a directory claims."""
+    """A file of which no more than DIRECTORY bytes are read at once, whatever it claims to have."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def read(self, n: int = -1) -> bytes:
-        if n > LIMIT:
-            raise MalformedError(f"its directory would have {n} bytes, and {LIMIT} is the limit")
+        if n > DIRECTORY:
+            raise MalformedError(f"its directory would have {n} bytes, {DIRECTORY} is the limit")
         return self._file.read(1 << 17 if n < 0 else n)  # without a size: the last 64 KiB
 
     def __getattr__(self, name: str) -> Any:

@@ -70,5 +70,9 @@ def load_state(
             return array_of(raw, jnp.empty(0))
         return jax.device_put(numpy_array(raw), where)
 
-    found = interchange.read(file)
-    return tree.state(interchange.state(found, tree.leaves, config({"lr": lr, **options}), put=put))
+    found, chosen = interchange.read(file), config({"lr": lr, **options})
+    made = interchange.state(found, tree.leaves, chosen, put=put)
+    seats = (at for x in tree.leaves.values() if (at := place(x)) is not None)
+    if made.metrics is not None and (first := next(seats, None)) is not None:
+        made = made._replace(metrics=jax.device_put(made.metrics, reduced(first, (), ())))
+    return tree.state(made)
