@@ -2,7 +2,7 @@
 
 import tracemalloc
 from collections import namedtuple
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from adafactor_core.interchange._arrays import numpy_array, zeros
 from adafactor_core.interchange._arrays import raw_of as raw
 from adafactor_core.interchange._raw import CHUNK
 from adafactor_core.layouts._main import main
-from adafactor_core.layouts._numbers import converted
+from adafactor_core.layouts._numbers import computed, converted
 
 FLOAT = {"factored_dims": "last"}
 
@@ -38,13 +38,16 @@ def config_of(name, **more):
 
 
 @pytest.mark.parametrize("name", [n for n in layouts.FORMATS if n != "adafactor8bit"])
-def test_every_format_gives_back_the_bits_that_it_was_given(name):
+def test_every_format_gives_back_the_bits_that_it_was_given(name, tmp_path):
     config = config_of(name)
     params, _, record = trained(config)
     made = layouts.write(record, name, params=params, options=config, arrays="raw")
     shapes = {path: (x.shape, str(x.dtype)) for path, x in params.items()}
     step = None if layouts.FORMATS[name].counters else record.step
-    same(layouts.read(made, name, shapes, options=config, step=step), record)
+    found = layouts.read(made, name, shapes, options=config, step=step)
+    same(found, record)
+    interchange.write(tmp_path / "state.npz", found)  # checks it, too
+    same(interchange.read(tmp_path / "state.npz"), record)
     with pytest.raises(af.StateError):  # the same shapes, other tensors
         layouts.read(made, name, {"other": ((9, 9), "float32")}, options=config, step=step)
 
@@ -191,6 +194,27 @@ def test_a_state_that_is_there_twice_is_refused():
     one = Factored(np.int32(7), small, small, v)
     with pytest.raises(af.StateError, match="'a' is in the state more than once"):
         layouts.read((one, one), "optax", v)
+
+
+def test_parameters_that_are_called_like_slots():
+    v = {n: {"w": squares((3,)) + k} for k, n in enumerate(("v", "v_row", "ema", "moments"))}
+    v["w"] = squares((3,))
+    small = {n: {"w": np.zeros(1, "f4")} for n in v if n != "w"} | {"w": np.zeros(1, "f4")}
+    state = (Factored(np.int32(7), small, small, v), Ema(np.int32(7), v))
+    record = layouts.read(state, "optax", v)
+    for path, x in layouts.flat(v).items():
+        np.testing.assert_array_equal(array(record, path, "full"), x)
+        np.testing.assert_array_equal(array(record, path, "momentum"), x)
+    config = af.Config(beta1=0.9, factored=False)
+    ours = interchange.state(record, v, config)
+    same(layouts.read({"opt": ours}, "adafactor_core", v, options=config), record)
+
+
+def test_a_parameter_that_is_called_count():
+    v, small = {"count": squares((3,))}, {"count": np.zeros(1, "f4")}
+    record = layouts.read(Factored(np.int32(7), small, small, v), "optax", v)
+    assert record.step == 7
+    np.testing.assert_array_equal(array(record, "count", "full"), v["count"])
 
 
 def test_counters_that_disagree_need_an_answer():
@@ -528,16 +552,80 @@ def test_keras_estimates_are_rebuilt():
     np.testing.assert_array_equal(made["7"], array(record, "b", "full"))
 
 
+@dataclass(frozen=True)
+class Slots:
+    v_row: object
+    v: object
+
+
+def test_keras_without_a_variable_for_the_rate():
+    params, _, record = trained(af.Config(**FLOAT), {"w": (7, 5), "b": (5,)})
+    made = layouts.write(record, "keras", params=params, arrays="numpy")
+    whole = [made.get(str(k), np.float32(0.001)) for k in range(8)]
+    scheduled = [whole[0], *whole[2:]]
+    for state in (whole, scheduled):
+        same(layouts.read(state, "keras", params), record)
+        again = layouts.write(record, "keras", state, params=params)
+        assert all(np.array_equal(a, b) for a, b in zip(state, again, strict=True))
+    with pytest.raises(af.StateError, match="6 variables, and 2 parameters have 3 each"):
+        layouts.read(whole[2:], "keras", params)
+
+
+def test_a_single_array():
+    config = af.Config(**FLOAT)
+    x = np.ones((7, 5), "float32")
+    x, state = af.step(x, x, af.init(x, config), config)
+    record = layouts.read(state, "adafactor_core", x, options=config)
+    assert record.tensors[0].path == ""
+    same(record, interchange.record(x, state, config))
+    made = layouts.write(record, "optax", options={"min_dim_size_to_factor": 2}, arrays="numpy")
+    assert made.keys() == {"0.v_row", "0.v_col", "0.v", "0.count"}
+    same(layouts.reshaped(layouts.read(made, "optax", x), config), record)
+
+
+def test_what_is_computed_is_let_go():
+    calls = []
+
+    def make():
+        calls.append(1)
+        return bytes(40)
+
+    made = computed("float32", (10,), make)
+    assert [bytes(made.read(a, a + 20)) for a in (0, 20)] == [bytes(20)] * 2
+    assert len(calls) == 1
+    made.read(0, 4)
+    assert len(calls) == 2
+
+
+def test_bfloat16_in_a_flat_npz_file(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ml_dtypes")
+    monkeypatch.chdir(tmp_path)
+    config = af.Config(beta1=0.9, momentum_dtype="bfloat16", **FLOAT)
+    record = trained(config, {"w": (7, 5), "b": (5,)})[2]
+    interchange.write("in.npz", record)
+    options = ["--to-options", '{"momentum_dtype": "bfloat16"}']
+    for end in ("npz", "safetensors"):
+        assert main(["in.npz", f"flat.{end}", "--to", "transformers", *options]) == 1
+        assert "files that end in .pt" in capsys.readouterr().err
+        line = ["--to", "flax", "--to-options", '{"momentum_dtype": "bfloat16",'
+                ' "min_dim_size_to_factor": 2, "factored_dims": "last"}']  # fmt: skip
+        assert main(["in.npz", f"flat.{end}", *line]) == 0
+        back = ["--from", "flax", "--from-options", line[3], "--params", "in.npz"]
+        assert main([f"flat.{end}", "back.npz", *back]) == 0
+        same(interchange.read("back.npz"), record)
+
+
 def test_flat_and_filled_are_inverse():
-    tree = {"a": [1, (2, None)], "b": Ema(np.zeros(2), {"x": 3.5})}
-    assert list(layouts.flat(tree)) == ["a.0", "a.1.0", "b.count", "b.ema.x"]
-    made = layouts.filled(tree, {"a.1.0": 9, "b.ema.x": 4})
+    tree = {"a": [1, (2, None)], "b": Ema(np.zeros(2), {"x": 3.5}), "c": Slots(5, 6)}
+    assert list(layouts.flat(tree)) == ["a.0", "a.1.0", "b.count", "b.ema.x", "c.v_row", "c.v"]
+    made = layouts.filled(tree, {"a.1.0": 9, "b.ema.x": 4, "c.v": 7})
     assert made["a"] == [1, (9, None)]
+    assert made["c"] == Slots(5, 7)
     assert type(made["b"]) is Ema
     assert made["b"].ema == {"x": 4}
     assert tree["a"] == [1, (2, None)]
-    with pytest.raises(af.TreeError, match="no leaf 'c'"):
-        layouts.filled(tree, {"c": 1})
+    with pytest.raises(af.TreeError, match="no leaf 'd'"):
+        layouts.filled(tree, {"d": 1})
     with pytest.raises(af.TreeError, match=r"two leaves have the key 'a\.b'"):
         layouts.flat({"a": {"b": 1}, "a.b": 2})
 

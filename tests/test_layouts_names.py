@@ -195,6 +195,12 @@ def test_ambiguity_is_refused_with_the_candidates():
     flax = {"Dense_0": {"kernel": np.zeros((6, 4))}, "Dense_1": {"kernel": np.zeros((6, 4))}}
     with pytest.raises(af.TreeError, match=r"'a.weight'.*'Dense_0.kernel'.*'Dense_1.kernel'"):
         layouts.torch_to_flax(torch, flax)
+    both = {"e": {"kernel": np.zeros((6, 6)), "embedding": np.zeros((6, 6))}}
+    with pytest.raises(af.TreeError, match=r"'e\.weight'.*'e\.embedding'.*'e\.kernel'"):
+        layouts.torch_to_flax({"e.weight": np.zeros((6, 6))}, both)
+    one = {"c": {"kernel": np.zeros((6, 4))}}
+    with pytest.raises(af.TreeError, match=r"could be 'c\.kernel'"):
+        layouts.torch_to_flax(torch, one)
     with pytest.raises(af.TreeError, match="could be none of the flax tree"):
         layouts.torch_to_flax(torch, {"a": {"kernel": np.zeros((6, 4))}})
     with pytest.raises(af.TreeError, match=r"flax tree has 'c.kernel'"):

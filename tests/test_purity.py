@@ -150,7 +150,7 @@ def test_the_public_names_are_these():
         "LowPrecisionWarning", "MemoryReport", "Metrics", "Moments", "NonFiniteError", "Partial",
         "Passes", "ReadOnlyError", "RelativeStep", "ShapeError", "Sharding", "State", "StateError",
         "StateFileError", "TreeError", "Work", "convert_state", "flat_metrics", "init",
-        "interchange", "load_state", "memory_report", "metrics", "save_state",
+        "interchange", "layouts", "load_state", "memory_report", "metrics", "save_state",
         "schedules", "step", "stochastic_round", "update", "variants",
     }  # fmt: skip
     assert all(getattr(af, name).__doc__ for name in af.__all__)

@@ -28,6 +28,8 @@ def raw(x: Any, key: str) -> Raw:
             f"of {', '.join(WIDTHS)}."
         )
     shape = tuple(int(n) for n in x.shape)
+    if hasattr(x, "full_tensor"):  # torch's DTensor: all ranks have to read together
+        return lazily(name, shape, lambda: x.full_tensor())
     if _library(x) == "mlx":
         return lazily(name, shape, lambda: _mlx_bytes(x))
     return lazily(name, shape, lambda: x)

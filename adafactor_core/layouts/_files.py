@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._errors import DTypeError, StateFileError
 from .._numerics import TRAINABLE
 from ..interchange import Raw, read, read_arrays
 from ..interchange._file import Progress, replacing, write_arrays
+from ..interchange._raw import WIDTHS
 from ..interchange._safetensors import widest_first
 from ..interchange._schema import is_state
 from ._arrays import scalar
 from ._params import Param, described
+
+BFLOAT16 = "bfloat16"
+"""The entry of a flat file's metadata that lists the arrays of this dtype, as JSON."""
 
 TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
@@ -29,7 +34,22 @@ def load(file: str) -> Any:
     torch reads with `weights_only=True` and maps the file, so nothing in it is run, and arrays are
     read when asked for. Raises StateFileError and OSError.
     """
-    return _load_torch(file) if is_torch(file) else dict(read_arrays(file)[0])
+    if is_torch(file):
+        return _load_torch(file)
+    arrays, metadata = read_arrays(file)
+    narrow = set(_listed(metadata.get(BFLOAT16, "[]"), file))
+    words = {k for k, raw in arrays.items() if k in narrow and WIDTHS[raw.dtype] == 2}
+    return {k: replace(raw, dtype="bfloat16") if k in words else raw for k, raw in arrays.items()}
+
+
+def _listed(text: str, file: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(key, str) for key in found):
+        raise StateFileError(f"{file}: its entry {BFLOAT16!r} is no JSON list of keys.")
+    return found
 
 
 def _load_torch(file: str) -> Any:
@@ -65,6 +85,9 @@ def save_flat(
     arrays = [
         (key, x if isinstance(x, Raw) else scalar("int64", int(x))) for key, x in leaves.items()
     ]
+    narrow = [key for key, raw in arrays if raw.dtype == "bfloat16"]
+    if narrow:  # npz has no name for it
+        metadata = {**metadata, BFLOAT16: json.dumps(narrow)}
     write_arrays(file, widest_first(arrays), metadata, progress)
 
 

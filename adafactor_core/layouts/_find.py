@@ -25,15 +25,32 @@ class Place(NamedTuple):
 def places(fmt: Format, params: Sequence[Param], state: Flat) -> list[Place]:
     """Raises StateError where the state is of other parameters."""
     ids = _torch_ids(params, state) if fmt.family == "torch" else None
+    first = _first(fmt, len(params), state)
     out = []
     for k, param in enumerate(params):
         fields = {"path": param.path, "index": str(k)}
-        numbers = zip(("first", "second", "third"), range(2 + 3 * k, 5 + 3 * k), strict=True)
-        fields |= {name: str(n) for name, n in numbers}
+        for n, name in enumerate(("first", "second", "third"), first + 3 * k):
+            fields[name] = str(n)
         if ids is not None:
             fields["id"], fields["group"] = ids[k]
         out.append(Place(param, fields))
     return out
+
+
+def _first(fmt: Format, params: int, state: Flat) -> int:
+    """The number of the first parameter's first variable: under a schedule Keras has no rate."""
+    numbers = [int(key) for key in state if key.isdecimal()]
+    if "{first}" not in fmt.factored.get("row", "") or not numbers:
+        return 2
+    variables = max(numbers) + 1
+    first = variables - 3 * params
+    if first not in (1, 2):
+        raise StateError(
+            f"the state has {variables} variables, and {params} parameters have 3 each, beside the "
+            f"iteration and the learning rate. Pass the parameters that the optimizer was built "
+            f"with, in its order."
+        )
+    return first
 
 
 def torch_dict(state: Any) -> tuple[str, Mapping[str, Any]]:
@@ -131,11 +148,22 @@ class Keys:
             return _join(self._fmt.prefixes.get(wild, "") + rest.format(**place.fields))
         found = self._by_path(template, rest).get(place.param.path, [])
         if len(found) > 1:
+            found = [key for key in found if self._has_siblings(key, rest, wild, place)]
+        if len(found) > 1:
             raise StateError(
                 f"tensor {place.param.path!r} is in the state more than once: {some(set(found))}. "
                 f"Pass the part of it that is meant."
             )
         return found[0] if found else None
+
+    def _has_siblings(self, key: str, rest: str, wild: str, place: Place) -> bool:
+        """Whether what belongs beside it is there: "v_row.v.w" ends like the "v.w" of optax."""
+        before = key[: len(key) - len(_join(rest.format(**place.fields)))]
+        fmt, others = self._fmt, [t for t in self._fmt.counters if not by_tensor(t)]
+        if fmt.placeholder is not None:
+            others += [*fmt.factored.values(), *fmt.unfactored.values()]
+        names = (t[len(wild) + 2 :] for t in others if _wild(t) == wild)
+        return all(_join(before + name.format(**place.fields)) in self._state for name in names)
 
     def _by_path(self, template: str, rest: str) -> dict[str, list[str]]:
         if template not in self._found:

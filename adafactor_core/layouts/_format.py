@@ -16,9 +16,9 @@ class Format:
     Keys are the containers' keys, indices and field names, joined by ".". In a key stand: `{path}`
     the parameter's path; `{index}` its position; `{id}` and `{group}` what a torch state dict calls
     it and its group; `{first}`, `{second}`, `{third}` its variables' numbers, three for each
-    parameter, the first of all being 2; and at the beginning a name of any other kind
-    (`{at}`, `{ema}`) for whatever containers lie around it, so that the position in a chain, or a
-    wrapper, makes no difference.
+    parameter, after the one or two that belong to none; and at the beginning a name of any other
+    kind (`{at}`, `{ema}`) for whatever containers lie around it, so that the position in a chain,
+    or a wrapper, makes no difference.
     """
 
     of: str
