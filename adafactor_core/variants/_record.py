@@ -91,8 +91,6 @@ class Variant:
         given = {n: value for n, value in given.items() if n != "lr" or value is not None}
         self._check_names(given)
         own = dict(self.options)
-        if "decay_type" in given:
-            own.pop("decay_rate", None)  # it is of the variant's own type
         chosen = {**own, **given}
         for case in self.when:
             if case.holds(chosen):
