@@ -68,14 +68,12 @@ def alike(o: Config, other: Config) -> bool:
     return all(getattr(o, name) == getattr(other, name) for name in names)
 
 
-def rates(
-    o: Config, t: Scalar, width: str, lag: Scalar = 0, known: Known | None = None
-) -> Rates:
+def rates(o: Config, t: Scalar, width: str, lag: Scalar = 0, known: Known | None = None) -> Rates:
     """The scalars of step `t` (completed steps + 1) for tensors computed in dtype `width`.
 
     `lag`: at how many of the steps the tensor was skipped, or an array of that for many tensors.
     Its average has moved as many times less, and `b` of the common t would leave the zeros that it
-    started from in it. `known`: what was found for other options of this step, None to keep nothing.
+    started from in it. `known`: what other options of this step have found, if kept.
     Raises ConfigError for a schedule that returns anything but a finite number >= 0.
     """
     lr = 1.0 if o.lr is None else _at("lr", o.lr, t, width)
