@@ -279,6 +279,15 @@ def on_host(x: Any) -> bool:
     return isinstance(x, bool | int | float) or bool(compat.is_numpy_array(x))
 
 
+def runs_at_once(x: Array) -> bool:
+    """Whether every operation on `x` is a launch of its own: nobody compiles them together."""
+    if not compat.is_torch_array(x):
+        return bool(compat.is_cupy_array(x))
+    import torch  # it is there: `x` is one of its tensors
+
+    return not torch.compiler.is_compiling()
+
+
 def move(x: Any, like: Array, dtype: DType) -> Any:
     """A number or 0-D array for use beside `like`: on its device, in `dtype`."""
     if isinstance(x, bool | int | float):

@@ -31,6 +31,7 @@ from ._numerics import (
     next_float,
     on_host,
     product,
+    runs_at_once,
 )
 from ._rounding import step_key
 
@@ -67,17 +68,14 @@ def alike(o: Config, other: Config) -> bool:
     return all(getattr(o, name) == getattr(other, name) for name in names)
 
 
-def rates(
-    o: Config, t: Scalar, width: str, lag: Scalar = 0, known: Known | None = None
-) -> Rates:
+def rates(o: Config, t: Scalar, width: str, lag: Scalar = 0, known: Known | None = None) -> Rates:
     """The scalars of step `t` (completed steps + 1) for tensors computed in dtype `width`.
 
     `lag`: at how many of the steps the tensor was skipped, or an array of that for many tensors.
     Its average has moved as many times less, and `b` of the common t would leave the zeros that it
-    started from in it. `known`: what was found for other options of this step.
+    started from in it. `known`: what other options of this step have found, if kept.
     Raises ConfigError for a schedule that returns anything but a finite number >= 0.
     """
-    known = {} if known is None else known
     lr = 1.0 if o.lr is None else _at("lr", o.lr, t, width)
     beta1 = None if o.beta1 is None else _at("beta1", o.beta1, t, width, 1.0)
     decay = _at("weight_decay", o.weight_decay, t, width)
@@ -92,8 +90,9 @@ def rates(
     return Rates(b, lr, _once(known, size, lambda: _step_size(relative, lr, t)), decay, beta1)
 
 
-def _once(known: Known, key: tuple[Any, ...], make: Callable[[], Scalar]) -> Scalar:
-    if any(hasattr(part, "shape") for part in key):  # arrays are not compared
+def _once(known: Known | None, key: tuple[Any, ...], make: Callable[[], Scalar]) -> Scalar:
+    # Arrays are not compared; a compiler's stand-ins for numbers cannot even be asked.
+    if known is None or any(hasattr(part, "shape") for part in key):
         return make()
     if key not in known:
         known[key] = make()
@@ -161,6 +160,7 @@ class Clock:
         # torch does not mind, and can do it later in one operation with the cast.
         self._next: Any = None if compat.is_torch_array(step) else self._step + 1
         self._host = host
+        self._keeps = not host and runs_at_once(step)
         self._known: dict[tuple[Any, ...], Rates] = {}
         self._parts: dict[tuple[Any, ...], Known] = {}
         self._keys: dict[tuple[Any, ...], Any] = {}
@@ -182,7 +182,7 @@ class Clock:
         key = (id(options), width, place, lag)
         found = self._known.get(key)
         if found is None:
-            parts = self._parts.setdefault((width, place), {})
+            parts = self._parts.setdefault((width, place), {}) if self._keeps else None
             found = self._known[key] = rates(options, self._t(x, width), width, lag, parts)
         return found
 

@@ -22,7 +22,6 @@ from adafactor_core import (
     ShapeError,
     StateError,
     TreeError,
-    Work,
 )
 from adafactor_core._decisions import unscaling
 from adafactor_core._factoring import Layout, layout, small_unit

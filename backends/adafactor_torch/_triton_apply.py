@@ -156,7 +156,8 @@ def _apply(
 
 @triton.jit(do_not_specialize=["b_step", "beta_step", "key", "fine_step"])
 def apply(
-    items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key, fine, fine_step,
+    items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key, fine,
+    fine_step,
     X_KIND: tl.constexpr, G_KIND: tl.constexpr, M_KIND: tl.constexpr, ROUNDS: tl.constexpr,
     AVERAGES: tl.constexpr, DECAYS: tl.constexpr, WAITS: tl.constexpr,
 ):  # fmt: skip
@@ -167,14 +168,14 @@ def apply(
     if WAITS:
         kind = tl.where(tl.load(fine + t * fine_step) != 0, kind, -1)
     if kind == FAST:
-        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key,
-               X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, TALL, WIDE, True,
+        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest,
+               beta_step, key, X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, TALL, WIDE, True,
                True)  # fmt: skip
     elif kind == GENERAL:
-        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key,
-               X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, HIGH, SLIM, False,
+        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest,
+               beta_step, key, X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, HIGH, SLIM, False,
                True)  # fmt: skip
     elif kind >= 0:
-        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest, beta_step, key,
-               X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, FLAT, WIDE, False,
+        _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest,
+               beta_step, key, X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, FLAT, WIDE, False,
                False)  # fmt: skip
