@@ -140,7 +140,7 @@ RANKS = [(), (1,), (5,), (1, 1), (7, 1), (1, 7), (3, 4, 1), (3, 1, 5), (2, 3, 4,
 
 @NARROW
 @pytest.mark.parametrize("shape", RANKS, ids=str)
-@pytest.mark.backends("numpy", "strict", "torch", "jax", "cupy")
+@pytest.mark.backends("numpy", "strict", "torch", "jax", "cupy", "dask")
 def test_every_rank(backend, shape, dtype):
     if backend.name == "jax" and dtype == "float16":
         pytest.skip("each shape is compiled anew")
