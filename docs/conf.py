@@ -1,6 +1,5 @@
 """Sphinx: `nox -s docs`, or `sphinx-build -W --keep-going -b html docs out/docs`."""
 
-import logging
 import sys
 from pathlib import Path
 
@@ -36,11 +35,6 @@ autodoc_preserve_defaults = True  # as written, and no path of the machine that 
 maximum_signature_line_length = 88
 autodoc_mock_imports = ["cupy", "cupyx"]  # a GPU's; nothing of it shows in a signature
 python_use_unqualified_type_names = True
-
-# The globs of the front page are for pages that a checkout may not have yet.
-logging.getLogger("sphinx.sphinx.directives.other").addFilter(
-    lambda record: "didn't match any documents" not in str(record.msg)
-)
 
 html_theme = "furo"
 html_static_path = ["_site/static"]
