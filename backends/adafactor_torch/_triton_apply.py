@@ -169,13 +169,13 @@ def apply(
         kind = tl.where(tl.load(fine + t * fine_step) != 0, kind, -1)
     if kind == FAST:
         _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest,
-               beta_step, key, X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, TALL, WIDE, True,
-               True)  # fmt: skip
+               beta_step, key, X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS,
+               TALL, WIDE, True, True)  # fmt: skip
     elif kind == GENERAL:
         _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest,
-               beta_step, key, X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, HIGH, SLIM, False,
-               True)  # fmt: skip
+               beta_step, key, X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS,
+               HIGH, SLIM, False, True)  # fmt: skip
     elif kind >= 0:
         _apply(i, items, ints, nums, grads, p, q, factors, b, b_step, gain, beta1, rest,
-               beta_step, key, X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS, FLAT, WIDE, False,
-               False)  # fmt: skip
+               beta_step, key, X_KIND, G_KIND, M_KIND, ROUNDS, AVERAGES, DECAYS, WAITS,
+               FLAT, WIDE, False, False)  # fmt: skip
