@@ -14,8 +14,9 @@ from ._find import Keys, Place, by_tensor, has_names, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
 from ._nest import Make, count, nested, put
+from ._options import chosen_options
 from ._params import Param, described
-from ._read import chosen_options, sights
+from ._read import sights
 from ._reshape import still
 from ._retarget import Losses, Target, retargeted, wide
 from ._sight import Sight, expected
@@ -91,7 +92,7 @@ def _written(
     _check_fit(fmt, known, tensors)
     # torch gives a parameter its state with its first gradient: without one it has its place only.
     where = [place for place in places(fmt, known, state) if place.param.path in tensors]
-    chosen = chosen_options(format, options, state)
+    chosen = chosen_options(format, options, state, where)
     bare = not any(is_array(x) for key, x in state.items() if not key.startswith("param_groups"))
     keys = Keys(fmt, {} if bare else state)
     found = _sights(fmt, where, {} if bare else state, chosen, keys, record, options, momentum)
