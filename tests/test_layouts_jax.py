@@ -136,6 +136,19 @@ def test_bfloat16_statistics_come_back_to_the_bit():
         assert np.array_equal(a, b)
 
 
+def test_arrays_lie_where_the_template_has_them():
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    params, grads = problem({"w": (6, 4)})
+    tx = optax.adafactor(**CALL, momentum=0.9)
+    _, state = train(tx, params, tx.init(params), grads[:1])
+    mesh = Mesh(np.array(jax.devices()[:1]), ("x",))
+    place = NamedSharding(mesh, PartitionSpec())
+    template = jax.device_put(tx.init(params), place)
+    made = layouts.write(layouts.read(state, "optax", params, options=OPTIONS), "optax", template)
+    assert all(x.sharding == place for x in jax.tree.leaves(made))
+
+
 def test_a_state_under_a_trace_is_refused_by_name():
     params, _ = problem({"w": (5,)})
     state = optax.adafactor(**CALL).init(params)

@@ -152,6 +152,62 @@ def test_options_of_our_own_groups_are_read():
             assert torch.equal(a[name], b[name]), name
 
 
+def test_groups_with_options_of_their_own():
+    def make(net):
+        from adafactor_torch import Adafactor
+
+        def pairs(wide):
+            return [(n, p) for n, p in net.named_parameters() if (p.dim() > 1) == wide]
+
+        return Adafactor(
+            [
+                {"params": pairs(False)},
+                {"params": pairs(True)[:1], "factored_dims": [[1], [0]], "lr": 0.5},
+                {"params": pairs(True)[1:], "factored": False, "beta1": None},
+            ],
+            lr=0.1,
+            beta1=0.9,
+        )
+
+    net = model()
+    optimizer = make(net)
+    train(net, optimizer, 2)
+    record = layouts.read(optimizer.state_dict(), "adafactor_torch", net)
+    found = {t.path: (t.row_axes, set(t.slots)) for t in record.tensors}
+    assert found["0.bias"] == ((), {"full", "momentum"})
+    assert found["0.weight"] == ((1,), {"row", "col", "momentum"})
+    assert found["2.weight"] == found["3.weight"] == ((), {"full"})
+    there = model()
+    there.load_state_dict(net.state_dict())
+    again = make(there)
+    again.load_state_dict(layouts.write(record, "adafactor_torch", again.state_dict()))
+    train(net, optimizer, 2, seed=1)
+    train(there, again, 2, seed=1)
+    assert error(there, net) == 0.0
+
+
+def test_least_sizes_of_timm_groups():
+    v = torch.ones(5, 4, 3, 3)
+    full, conv = {"step": 2, "exp_avg_sq": v}, {
+        "step": 2, "exp_avg_sq_row": torch.ones(5, 3, 3), "exp_avg_sq_col": torch.ones(4, 3, 3),
+    }  # fmt: skip
+    saved = {
+        "state": {0: full, 1: conv},
+        "param_groups": [
+            {"params": [0], "min_dim_size_to_factor": 16},
+            {"params": [1], "min_dim_size_to_factor": 3},
+        ],
+    }
+    record = layouts.read(saved, "timm", {"a": v, "b": v})
+    assert [t.row_axes for t in record.tensors] == [(), (0,)]
+    assert record.options["min_dim_size_to_factor"] == 17
+    assert record.options["rules"] == [["b", {"min_dim_size_to_factor": 4}]]
+    fresh = {"state": {}, "param_groups": saved["param_groups"]}
+    made = layouts.write(record, "timm", fresh, params={"a": v, "b": v})
+    assert made["state"][1]["exp_avg_sq_col"].shape == (4, 3, 3)
+    assert made["state"][0].keys() == {"step", "exp_avg_sq"}
+
+
 def test_loading_keeps_float32_state_of_bfloat16_parameters():
     transformers = pytest.importorskip("transformers")
     net = model().bfloat16()

@@ -84,7 +84,20 @@ def like(raw: Raw, array: Any) -> Any:
     array = unboxed(array)
     if isinstance(array, Raw):
         return raw
-    return to_mlx(raw) if _library(array) == "mlx" else array_of(raw, array)
+    if _library(array) == "mlx":
+        return to_mlx(raw)
+    sharding = getattr(array, "sharding", None) if _library(array) in ("jax", "jaxlib") else None
+    if sharding is None:
+        return array_of(raw, array)
+    import jax  # it is there: `array` is one of its arrays
+
+    made = jax.device_put(numpy_array(raw), sharding)
+    if dtype_name(made) != raw.dtype:
+        raise DTypeError(
+            f"an array of {raw.dtype} became one of {dtype_name(made)} in JAX. Use "
+            f"jax.config.update('jax_enable_x64', True)."
+        )
+    return made
 
 
 def scalar(dtype: str, value: int) -> Raw:

@@ -60,6 +60,7 @@ def torch_dict(state: Any) -> tuple[str, Mapping[str, Any]]:
     """
     found = list(_torch_dicts(state, ""))
     if len(found) == 1:
+        _check_torch(found[0][1])
         return found[0]
     if not found:
         raise StateError(
@@ -70,6 +71,24 @@ def torch_dict(state: Any) -> tuple[str, Mapping[str, Any]]:
         f"there are {len(found)} optimizers in it: {some({k for k, _ in found})}. Pass the one "
         f"that is meant."
     )
+
+
+def _check_torch(found: Mapping[str, Any]) -> None:
+    """Raises StateError unless it is built as torch builds them."""
+    groups, state = found["param_groups"], found["state"]
+    whole = isinstance(groups, list | tuple) and all(
+        isinstance(g, Mapping) and isinstance(g.get("params"), list | tuple) for g in groups
+    )
+    if not whole or not all(isinstance(i, int | str) for g in groups for i in g["params"]):
+        raise StateError(
+            "its param_groups are no list of groups with a list 'params' of ids each. Pass what "
+            "optimizer.state_dict() returned."
+        )
+    if not isinstance(state, Mapping) or not all(isinstance(s, Mapping) for s in state.values()):
+        raise StateError(
+            "its 'state' is no dict with a dict of slots for each parameter. Pass what "
+            "optimizer.state_dict() returned."
+        )
 
 
 def _torch_dicts(x: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -129,9 +148,9 @@ def _torch_ids(params: Sequence[Param], state: Flat) -> list[tuple[str, str]]:
 
 
 class Keys:
-    """Templates resolved in one flattened state; where that is empty, by the format's prefixes."""
+    """Templates resolved in one flattened state; without one, by the format's prefixes."""
 
-    def __init__(self, fmt: Format, state: Flat) -> None:
+    def __init__(self, fmt: Format, state: Flat | None) -> None:
         self._fmt, self._state = fmt, state
         self._found: dict[str, dict[str, list[str]]] = {}
 
@@ -142,9 +161,9 @@ class Keys:
         wild = _wild(template)
         if wild is None:
             key = _join(template.format(**place.fields))
-            return key if not self._state or key in self._state else None
+            return key if self._state is None or key in self._state else None
         rest = template[len(wild) + 2 :]
-        if not self._state:
+        if self._state is None:
             return _join(self._fmt.prefixes.get(wild, "") + rest.format(**place.fields))
         found = self._by_path(template, rest).get(place.param.path, [])
         if len(found) > 1:
@@ -163,7 +182,7 @@ class Keys:
         if fmt.placeholder is not None:
             others += [*fmt.factored.values(), *fmt.unfactored.values()]
         names = (t[len(wild) + 2 :] for t in others if _wild(t) == wild)
-        return all(_join(before + name.format(**place.fields)) in self._state for name in names)
+        return all(_join(before + n.format(**place.fields)) in (self._state or {}) for n in names)
 
     def _by_path(self, template: str, rest: str) -> dict[str, list[str]]:
         if template not in self._found:
@@ -174,7 +193,7 @@ class Keys:
                 re.DOTALL,
             )
             rows: dict[str, list[str]] = {}
-            for key in self._state:
+            for key in self._state or {}:
                 match = pattern.fullmatch(key)
                 if match:
                     rows.setdefault(match["path"] or "", []).append(key)
@@ -187,10 +206,10 @@ class Keys:
         for template in self._fmt.counters:
             wild = _wild(template)
             if wild is None:
-                out += [template] if not self._state or template in self._state else []
+                out += [template] if self._state is None or template in self._state else []
                 continue
             name = template[len(wild) + 2 :]
-            if not self._state:
+            if self._state is None:
                 prefix = self._fmt.prefixes.get(wild, "")
                 out += [prefix + name] if any(key.startswith(prefix) for key in used) else []
                 continue

@@ -97,5 +97,10 @@ def _state_dict(out: Flat, where: Sequence[Place], template: Any, make: Make) ->
         if head == "param_groups":
             groups[int(name)][slot] = value
         else:
+            if name not in ids:
+                raise StateError(
+                    f"the template's groups have no parameter {name}. Pass the state_dict() of "
+                    f"the optimizer that is to go on."
+                )
             state.setdefault(ids[name], {})[slot] = value
     return {**template, "state": state, "param_groups": groups}

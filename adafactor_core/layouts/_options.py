@@ -1,19 +1,76 @@
-"""Options of Config as the groups of adafactor_torch have them."""
+"""The options of a state: the format's, what torch's groups say, and what the user says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from glob import escape
 from typing import Any
 
 from .._config import Config, RelativeStep
+from .._errors import ConfigError
+from ._find import Place
+from ._flat import Flat
+from ._format import Format
+from ._table import FORMATS, meaning
 
 _NAMES = [f.name for f in fields(Config) if f.name != "_"]
 
 
+_SHOWN = (
+    "factored", "factored_dims", "min_dim_size_to_factor", "batch_axes", "momentum_on",
+    "momentum_dtype", "momentum_arithmetic", "beta1", "rounding",
+)  # fmt: skip
+
+
+def chosen_options(
+    format: str,
+    given: Mapping[str, Any] | Config | None,
+    state: Flat,
+    where: Sequence[Place],
+) -> Config:
+    """The format's own, in the place of which what groups say, in whose place what is given.
+
+    Where groups of a torch state differ, tensors of later ones have rules. Raises ConfigError.
+    """
+    if isinstance(given, Config):
+        return given
+    fmt, given = FORMATS[format], given or {}
+    groups = {name: _of_group(fmt, state, name) for name in _groups(fmt, where)}
+    base = groups.get("0", {})
+    rules = list(given.get("rules", ()))
+    for place in where:
+        own = groups.get(place.fields.get("group", "0"), base)
+        differ = {
+            name: value
+            for name, value in own.items()
+            if name in _SHOWN and name not in given and value != base.get(name)
+        }
+        if differ:
+            rules.append((escape(place.param.path), differ))
+    try:
+        return Config(**{**meaning(format), **base, **given, "rules": rules})
+    except TypeError as error:
+        raise ConfigError(f"unknown option: {error}. See docs/options.md.") from None
+
+
+def _groups(fmt: Format, where: Sequence[Place]) -> list[str]:
+    if fmt.family != "torch":
+        return []
+    return sorted({"0", *(place.fields["group"] for place in where)}, key=int)
+
+
+def _of_group(fmt: Format, state: Flat, group: str) -> dict[str, Any]:
+    first = _below(state, f"param_groups.{group}")
+    if fmt.ours:
+        return of_group(first)
+    told = {name: first[name] for name in fmt.groups if first.get(name) is not None}
+    return {k: v + fmt.groups[k] if isinstance(v, int) else v for k, v in told.items()}
+
+
 def of_group(group: Mapping[str, Any]) -> dict[str, Any]:
     """The options in a flattened group of adafactor_torch."""
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = {"beta1": None, "batch_axes": ()}  # leaves no trace when flattened
     for name in _NAMES:
         if name in group:
             out[name] = group[name]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .._config import Config, resolve
-from .._errors import ConfigError, StateError
+from .._errors import StateError
 from .._factoring import without
 from .._tree import some
 from ..interchange import Raw, Record, TensorRecord
@@ -17,11 +17,11 @@ from ._find import Keys, Place, by_tensor, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
 from ._inferred import inferred
-from ._options import of_group
+from ._options import chosen_options
 from ._params import Param, described
 from ._retarget import Losses, cast, wide
 from ._sight import Sight, has_momentum, seen
-from ._table import FORMATS, format_of, meaning
+from ._table import format_of
 
 
 def read(
@@ -54,7 +54,7 @@ def read(
     leaves = flat(state)
     known = inferred(format, leaves) if params is None else described(params, fmt.tree_order)
     where = places(fmt, known, leaves)
-    chosen = chosen_options(format, options, leaves)
+    chosen = chosen_options(format, options, leaves, where)
     lose = Losses(approximate)
     assumed = ("dtypes of parameters are taken for float32: the state does not tell them",)
     tensors, ages, used = _tensors(fmt, where, leaves, chosen, lose)
@@ -77,29 +77,6 @@ def read(
         options=shown,
         notes=lose.notes() + (assumed if params is None and fmt.statistics != "param" else ()),
     )
-
-
-def chosen_options(format: str, given: Mapping[str, Any] | Config | None, leaves: Flat) -> Config:
-    """The format's own, with those given, and what torch groups say about themselves."""
-    if isinstance(given, Config):
-        return given
-    fmt = FORMATS[format]
-    try:
-        return Config(**{**meaning(format), **_of_groups(fmt, leaves), **(given or {})})
-    except TypeError as error:
-        raise ConfigError(f"unknown option: {error}. See docs/options.md.") from None
-
-
-def _of_groups(fmt: Format, leaves: Flat) -> dict[str, Any]:
-    first = {
-        key.removeprefix("param_groups.0."): value
-        for key, value in leaves.items()
-        if key.startswith("param_groups.0.")
-    }
-    if fmt.ours:
-        return of_group(first)
-    told = {name: first[name] for name in fmt.groups if first.get(name) is not None}
-    return {k: v + fmt.groups[k] if isinstance(v, int) else v for k, v in told.items()}
 
 
 def sights(

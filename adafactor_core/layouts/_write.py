@@ -14,8 +14,9 @@ from ._find import Keys, Place, by_tensor, has_names, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
 from ._nest import Make, count, nested, put
+from ._options import chosen_options
 from ._params import Param, described
-from ._read import chosen_options, sights
+from ._read import sights
 from ._reshape import still
 from ._retarget import Losses, Target, retargeted, wide
 from ._sight import Sight, expected
@@ -91,12 +92,13 @@ def _written(
     _check_fit(fmt, known, tensors)
     # torch gives a parameter its state with its first gradient: without one it has its place only.
     where = [place for place in places(fmt, known, state) if place.param.path in tensors]
-    chosen = chosen_options(format, options, state)
+    chosen = chosen_options(format, options, state, where)
     bare = not any(is_array(x) for key, x in state.items() if not key.startswith("param_groups"))
-    keys = Keys(fmt, {} if bare else state)
+    keys = Keys(fmt, None if bare else state)
     found = _sights(fmt, where, {} if bare else state, chosen, keys, record, options, momentum)
     out: Flat = {}
     used: set[str] = set()
+    counted: dict[str, int] = {}
     configs = resolve(chosen, [place.param.path for place in where])
     for place, sight, o in zip(where, found, configs, strict=True):
         t = tensors[place.param.path]
@@ -111,11 +113,10 @@ def _written(
             if by_tensor(counter):
                 key = counter.format(**place.fields)
                 n = record.step if t.step is None else t.step
-                before = out.get(key)
-                out[key] = count(fmt, n, state.get(key))
-                if before is not None and "{group}" in counter and before != out[key]:
+                if counted.setdefault(key, n) != n:
                     lose(t.path, "its group has one number of steps, and others in it another one")
-                    out[key] = max(before, out[key])
+                counted[key] = max(n, counted[key])
+                out[key] = count(fmt, counted[key], state.get(key))
         if t.step not in (None, record.step) and not any(map(by_tensor, fmt.counters)):
             lose(
                 t.path,
