@@ -92,17 +92,15 @@ def test_zero_beta1_is_no_momentum_but_keeps_the_slot():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.backends("numpy", "torch")
 def test_an_average_that_is_a_tie_goes_to_even_as_torchs_lerp(backend, sign):
-    """(9 * 1 + 6) / 10 units above 1 is 1.5, but 0.9 * m + 0.1 * z in float32 is less."""
+    """(9 * 16 + 11) / 10 units above 1 is 15.5, but 0.9 * m + 0.1 * z in float32 is less."""
     need(backend, "bfloat16")
-    unit = 2.0**-7
-    x, z = backend.asarray(np.ones(4)), backend.asarray(np.full(4, sign * (1 + 6 * unit)))
+    m, z, even = (sign * (1 + k * 2.0**-7) for k in (16, 11, 16))
+    x, g = backend.asarray(np.ones(4)), backend.asarray(np.full(4, z))
     config = af.Config(
         1.0, beta1=0.9, momentum_on="grad", momentum_dtype="bfloat16", momentum_arithmetic="buffer"
     )
     state = af.init(x, config)
-    held = backend.asarray(np.full(4, sign * (1 + unit)), "bfloat16")
+    held = backend.asarray(np.full(4, m), "bfloat16")
     state = state._replace(moments=state.moments._replace(momentum=held))
-    _, after = af.step(x, z, state, config)
-    np.testing.assert_array_equal(
-        backend.numpy(after.moments.momentum), np.full(4, sign * (1 + 2 * unit))
-    )
+    _, after = af.step(x, g, state, config)
+    np.testing.assert_array_equal(backend.numpy(after.moments.momentum), np.full(4, even))
