@@ -356,3 +356,17 @@ def test_importing_needs_neither_cupy_nor_a_gpu():
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert got.stdout.startswith("MissingCuPyError adafactor_cupy needs CuPy")
     assert "pip install" in got.stdout
+
+
+def test_a_named_variant():
+    config = af.variants.timm(lr=0.05, weight_decay=0.1)
+    params = on_device(tree())
+    optimizer = Adafactor(params, variant="timm", lr=0.05, weight_decay=0.1)
+    assert optimizer.config == config
+    want, state = tree(), af.init(tree(), config)
+    for t in (1, 2):
+        optimizer.step(on_device(tree(t)))
+        want, state = af.step(want, tree(t), state, config)
+    alike(back(params), want)
+    with pytest.raises(af.ConfigError, match="Did you mean 'timm'"):
+        Adafactor(on_device(tree()), variant="tim")

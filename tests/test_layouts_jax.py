@@ -12,6 +12,14 @@ optax = pytest.importorskip("optax", reason="optax is not installed")
 jnp = jax.numpy
 pytestmark = pytest.mark.backends("jax")
 
+
+@pytest.fixture(autouse=True)
+def usual(backend):
+    """With JAX's own promotion, which optax and flax count on."""
+    with backend.lib.numpy_dtype_promotion("standard"), backend.lib.numpy_rank_promotion("allow"):
+        yield
+
+
 SHAPES = {"tall": (7, 5), "wide": (5, 7), "square": (6, 6), "thin": (6, 2, 7), "b": (5,), "s": ()}
 CALL = {"learning_rate": 0.01, "min_dim_size_to_factor": 2}
 OPTIONS = {"min_dim_size_to_factor": 2}

@@ -152,6 +152,27 @@ def test_options_of_our_own_groups_are_read():
             assert torch.equal(a[name], b[name]), name
 
 
+def test_a_fresh_optimizer_says_whether_it_keeps_momentum():
+    transformers = pytest.importorskip("transformers")
+    net = model()
+    plain, averaging = (transformers.Adafactor(net.parameters(), beta1=b) for b in (None, 0.9))
+    train(net, plain, 2)
+    train(net, averaging, 2)
+    without, having = (
+        layouts.read(o.state_dict(), "transformers", net) for o in (plain, averaging)
+    )
+    fresh = {b: transformers.Adafactor(net.parameters(), beta1=b).state_dict() for b in (None, 0.9)}
+    with pytest.raises(af.StateError, match="momentum starts at 0"):
+        layouts.write(without, "transformers", fresh[0.9], params=net)
+    with pytest.raises(af.StateError, match="momentum is dropped"):
+        layouts.write(having, "transformers", fresh[None], params=net)
+    for record in (without, having):
+        made = layouts.write(record, "transformers", fresh[0.9], params=net, momentum=False)
+        assert not any(s["exp_avg"].any() for s in made["state"].values())
+        made = layouts.write(record, "transformers", fresh[None], params=net, momentum=False)
+        assert not any("exp_avg" in s for s in made["state"].values())
+
+
 def test_groups_with_options_of_their_own():
     def make(net):
         from adafactor_torch import Adafactor

@@ -87,3 +87,20 @@ def test_zero_beta1_is_no_momentum_but_keeps_the_slot():
     zero, state = af.step(x, g, af.init(x, config), config)
     close(zero, plain, 1e-15)
     close(state.moments.momentum, x - plain, 1e-12)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.backends("numpy", "torch")
+def test_an_average_that_is_a_tie_goes_to_even_as_torchs_lerp(backend, sign):
+    """(9 * 16 + 11) / 10 units above 1 is 15.5, but 0.9 * m + 0.1 * z in float32 is less."""
+    need(backend, "bfloat16")
+    m, z, even = (sign * (1 + k * 2.0**-7) for k in (16, 11, 16))
+    x, g = backend.asarray(np.ones(4)), backend.asarray(np.full(4, z))
+    config = af.Config(
+        1.0, beta1=0.9, momentum_on="grad", momentum_dtype="bfloat16", momentum_arithmetic="buffer"
+    )
+    state = af.init(x, config)
+    held = backend.asarray(np.full(4, m), "bfloat16")
+    state = state._replace(moments=state.moments._replace(momentum=held))
+    _, after = af.step(x, g, state, config)
+    np.testing.assert_array_equal(backend.numpy(after.moments.momentum), np.full(4, even))

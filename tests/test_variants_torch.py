@@ -148,3 +148,15 @@ def test_what_is_refused():
     with pytest.raises(af.ConfigError, match="max_grad_norm"):
         optimizer.add_param_group({"params": [parameter(2)], "lr": 0.1, "variant": "palm"})
     assert len(optimizer.param_groups) == 1
+
+
+def test_a_rate_may_be_a_tensor():
+    import torch
+
+    rate = torch.tensor(0.25)
+    for name in variants.names():
+        optimizer = made([parameter(3, 4)], lr=rate, variant=name, scale_parameter=False)
+        (group,) = optimizer.param_groups
+        relative = variants.get(name)(0.1).step_size
+        assert group["lr"] is rate
+        assert group["step_size"] == (relative and {"cap": None, "warmup_init": False})

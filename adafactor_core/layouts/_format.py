@@ -44,6 +44,8 @@ class Format:
     """Its dtype; "" for that of the statistics."""
     placed_momentum: bool = False
     """Whether momentum, too, has a placeholder where there is none."""
+    averages: str = ""
+    """The key of a torch group that is not None where there is momentum."""
     prefixes: Mapping[str, str] = field(default_factory=dict)
     """What stands for `{at}` and the like where no template tells."""
     unfactored_options: Mapping[str, Any] = field(default_factory=dict)

@@ -23,6 +23,7 @@ _TRANSFORMERS = Format(
     factored={**_HF, **_M},
     unfactored={"full": _STATE + "exp_avg_sq", **_M},
     counters=(_STATE + "step",),
+    averages="beta1",
     note="`RMS` is recomputed at every step and carries nothing",
 )
 _TORCH = Format(
@@ -95,11 +96,13 @@ _FORMATS: dict[str, Format] = {
         counter_dtype="float32",
         statistics="param",
         groups={"min_dim_size_to_factor": 0, "momentum_dtype": 0},
+        averages="momentum",
     ),
     "pytorch_optimizer": replace(
         _TRANSFORMERS,
         of="pytorch_optimizer.AdaFactor",
         counters=("param_groups.{group}.step",),
+        averages="betas.0",
         statistics="param",
         refused={"exp_avg_sq_hat": "ams_bound keeps a running maximum, which no other one has"},
     ),
@@ -114,6 +117,7 @@ _FORMATS: dict[str, Format] = {
         unfactored={"full": _STATE + "variance", "momentum": _STATE + "m"},
         counters=(_STATE + "step",),
         unfactored_options={"momentum_on": "update"},
+        averages="beta1",
         keepdims=True,
         statistics="float32",
         refused={
@@ -129,6 +133,7 @@ _FORMATS: dict[str, Format] = {
     "came_vectors": replace(
         _TRANSFORMERS,
         of="came_pytorch.CAME, vectors and scalars alone",
+        averages="betas.0",
         refused={"exp_avg_res_row": "it is CAME's confidence, which no other one has"},
     ),
     "adafactor_torch": Format(

@@ -95,7 +95,9 @@ def _written(
     chosen = chosen_options(format, options, state, where)
     bare = not any(is_array(x) for key, x in state.items() if not key.startswith("param_groups"))
     keys = Keys(fmt, None if bare else state)
-    found = _sights(fmt, where, {} if bare else state, chosen, keys, record, options, momentum)
+    found = _sights(
+        fmt, where, {} if bare else state, chosen, keys, record, options, momentum, state
+    )
     out: Flat = {}
     used: set[str] = set()
     counted: dict[str, int] = {}
@@ -162,6 +164,7 @@ def _sights(
     record: Record,
     given: Mapping[str, Any] | Config | None,
     momentum: bool,
+    groups: Flat,
 ) -> list[Sight]:
     """By the template where there is one, else by rule."""
     if state:
@@ -174,15 +177,23 @@ def _sights(
             )
         return [sight for sight in found if sight is not None]
     configs = resolve(options, [place.param.path for place in where])
-    has = {t.path for t in record.tensors if "momentum" in t.slots}
-    if fmt.ours or isinstance(given, Config) or (given is not None and "beta1" in given):
-        has = {p.param.path for p, o in zip(where, configs, strict=True) if o.beta1 is not None}
-    if not momentum or "momentum" not in fmt.factored:
-        has = set()
-    return [
-        expected(fmt, place, keys, o, place.param.path in has)
-        for place, o in zip(where, configs, strict=True)
-    ]
+    known = fmt.ours or isinstance(given, Config) or (given is not None and "beta1" in given)
+    has = {t.path for t in record.tensors if "momentum" in t.slots and momentum}
+    out = []
+    for place, o in zip(where, configs, strict=True):
+        path = place.param.path
+        told = o.beta1 is not None if known else _averages(fmt, place, groups)
+        wanted = path in has if told is None else told
+        out.append(expected(fmt, place, keys, o, wanted and "momentum" in fmt.factored))
+    return out
+
+
+def _averages(fmt: Format, place: Place, groups: Flat) -> bool | None:
+    """Whether the optimizer of a fresh state dict keeps momentum; None where nobody says."""
+    group = f"param_groups.{place.fields.get('group')}."
+    bare = {"params", "param_names", "step"}
+    options = {key.removeprefix(group).split(".")[0] for key in groups if key.startswith(group)}
+    return group + fmt.averages in groups if fmt.averages and options - bare else None
 
 
 def _target(

@@ -34,7 +34,9 @@ class When:
     def holds(self, chosen: Options) -> bool:
         def fits(name: str, wanted: Any) -> bool:
             found = chosen.get(name)
-            return found is not None if wanted == GIVEN else found == wanted
+            if wanted is None or wanted == GIVEN:  # `found` may be an array, and then == is one
+                return (found is None) == (wanted is None)
+            return bool(found == wanted)
 
         return all(fits(name, wanted) for name, wanted in self.these.items())
 
