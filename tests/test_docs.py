@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import sys
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +27,18 @@ def blocks(page):
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
+@pytest.fixture
+def usual_settings():
+    """JAX's own, where another test of this process has made it refuse to promote."""
+    jax = sys.modules.get("jax")
+    with ExitStack() as settings:
+        if jax is not None:
+            settings.enter_context(jax.numpy_dtype_promotion("standard"))
+            settings.enter_context(jax.numpy_rank_promotion("allow"))
+        yield
+
+
+@pytest.mark.usefixtures("usual_settings")
 @pytest.mark.filterwarnings("ignore:Numba is not installed")
 # Of torch.compile's own, see test_torch_compile.py.
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
