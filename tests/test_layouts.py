@@ -1,5 +1,6 @@
 """Checkpoint formats: what is where, exact ways there and back, and every refusal."""
 
+import sys
 import tracemalloc
 from collections import namedtuple
 from dataclasses import dataclass, replace
@@ -354,7 +355,15 @@ def test_statistics_in_16_bits_are_a_loss(name, dtype):
     np.testing.assert_array_equal(found[0], v.astype(kind))
     exact = np.asarray(found[0], "f4")
     record = Record(1, (TensorRecord("b", (5,), dtype, (), (), {"full": raw(exact)}),))
-    layouts.write(record, name, **given)  # what fits is no loss
+    layouts.write(record, name, arrays="numpy", **given)  # what fits is no loss
+
+
+def test_a_library_that_is_not_here_is_named(monkeypatch):
+    slots = {"full": raw(np.ones(5, "f4"))}
+    record = Record(1, (TensorRecord("b", (5,), "float32", (), (), slots),))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(af.DTypeError, match=r"torch is not installed.*arrays='numpy'"):
+        layouts.write(record, "torch", params={"b": ((5,), "float32")})
 
 
 def test_rounding_is_to_nearest_and_once():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from .._errors import DTypeError
@@ -58,8 +59,7 @@ def _mlx_bytes(x: Any) -> Any:
 
 def to_mlx(raw: Raw) -> Any:
     """An array of MLX."""
-    import mlx.core as mx
-
+    mx = _wanted("mlx.core")
     words = numpy_array(Raw("uint8", (raw.nbytes,), raw.read))
     flat = mx.array(words).view(getattr(mx, raw.dtype)) if raw.size else mx.zeros((0,))
     return flat.reshape(raw.shape)
@@ -67,16 +67,24 @@ def to_mlx(raw: Raw) -> Any:
 
 def to_torch(raw: Raw) -> Any:
     """A tensor of torch, on the host."""
-    import torch
-
-    return array_of(raw, torch.empty(()))
+    return array_of(raw, _wanted("torch").empty(()))
 
 
 def to_jax(raw: Raw) -> Any:
     """An array of JAX, on its default device."""
-    import jax
+    return array_of(raw, _wanted("jax.numpy").zeros(()))
 
-    return array_of(raw, jax.numpy.zeros(()))
+
+def _wanted(module: str) -> Any:
+    """Raises DTypeError where it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError:
+        name = module.partition(".")[0]
+        raise DTypeError(
+            f"arrays of {name} are wanted, and {name} is not installed. Install it with pip "
+            f"install {name}, or pass arrays='numpy' or arrays='raw'."
+        ) from None
 
 
 def like(raw: Raw, array: Any) -> Any:
