@@ -3,7 +3,7 @@
     python docs/demo/digits.py              NumPy
     python docs/demo/digits.py torch jax    and these, from the same weights and the same batches
 
-Writes figures and a JSON record. Needs: pip install 'adafactor-core[demo]'
+Writes figures and a JSON record. Needs: pip install '.[demo]' in a checkout
 """
 
 from __future__ import annotations

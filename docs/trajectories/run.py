@@ -3,7 +3,7 @@
     python docs/trajectories/run.py [--out DIR] [--quick]
 
 Writes figures, a JSON record and the interactive page; into docs/trajectories, README's tables too.
-Needs: pip install 'adafactor-core[demo]'
+Needs: pip install '.[demo]' in a checkout
 """
 
 from __future__ import annotations
