@@ -31,6 +31,7 @@ from .interchange import Raw, read, save_state
 from .interchange import state as bridged
 from .interchange._arrays import numpy_array
 from .variants import config as chosen
+from .variants import record as named
 
 _HERE: AbstractContextManager[Any] = nullcontext()
 
@@ -55,6 +56,7 @@ class InPlace:
             )
         variant = options.pop("variant", None)
         self._config = as_config(config) if config is not None else chosen(variant, options)
+        self._variant = "" if variant is None else named(variant).name  # for state files
         self._params = params
         self._leaves = flatten(params)
         self._check_params(self._leaves)
@@ -98,7 +100,7 @@ class InPlace:
     def config(self, config: Config) -> None:
         config = as_config(config)
         self._check_moments(self._moments, planned(self._leaves, config, None))
-        self._config = config
+        self._config, self._variant = config, ""
         self._begin()
 
     @property
@@ -140,9 +142,11 @@ class InPlace:
     ) -> None:
         """Writes the state, and not the parameters, to a file that every framework can read.
 
-        As `adafactor_core.save_state`, which says more. Raises OSError.
+        As `adafactor_core.save_state`, which says more. `variant`: default the one it was made
+        with. Raises OSError.
         """
-        save_state(file, self._params, self.state, self._config, variant=variant, progress=progress)
+        name = self._variant if variant is None else variant
+        save_state(file, self._params, self.state, self._config, variant=name, progress=progress)
 
     def load_state(self, file: str | os.PathLike[str]) -> None:
         """Goes on from the state in this file, whatever framework wrote it; matched by path.

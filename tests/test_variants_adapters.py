@@ -1,5 +1,8 @@
 """`variant=` in every adapter, against the core with the same Config."""
 
+import functools
+import importlib
+
 import numpy as np
 import pytest
 
@@ -158,3 +161,40 @@ def test_jax_a_rate_may_be_traced(backend):
     np.testing.assert_allclose(
         update(jnp.float32(0.25)), want.update(x, want.init(x), x)[0]["w"], rtol=1e-6
     )
+
+
+@pytest.mark.backends("numpy", "torch")
+@pytest.mark.parametrize("options", [{}, {"variant": "torch"}, {"variant": "timm"}], ids=str)
+def test_a_state_file_tells_the_variant(backend, options, tmp_path):
+    if backend.name == "torch":
+        from adafactor_torch import Adafactor
+
+        optimizer = Adafactor([("w", backend.lib.nn.Parameter(backend.lib.ones(3)))], **options)
+    else:
+        from adafactor_numpy import Adafactor
+
+        optimizer = Adafactor({"w": np.ones(3, np.float32)}, compiled=False, **options)
+    optimizer.save_state(tmp_path / "own.npz")
+    optimizer.save_state(tmp_path / "given.npz", variant="mine")
+    assert af.interchange.read(tmp_path / "own.npz").variant == options.get("variant", "")
+    assert af.interchange.read(tmp_path / "given.npz").variant == "mine"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("weight_deacy", "Did you mean 'weight_decay'"),
+        ("learning_rate", r"optax\.adafactor.*from_optax_kwargs"),
+        ("relative_step", r"transformers\.Adafactor.*from_transformers_kwargs"),
+        ("zzz", "Options: lr, "),
+    ],
+)
+@pytest.mark.backends("numpy", "torch", "jax")
+def test_words_that_are_no_options_are_told_alike(backend, word, hint):
+    if backend.name == "jax":
+        from adafactor_jax import adafactor as make
+    else:
+        module = importlib.import_module(f"adafactor_{backend.name}")
+        make = functools.partial(module.Adafactor, [])
+    with pytest.raises(af.ConfigError, match=f"unknown option '{word}'. .*{hint}"):
+        make(**{word: 1})

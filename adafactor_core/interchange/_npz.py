@@ -125,6 +125,8 @@ def _as_malformed() -> Iterator[None]:
 def _stored(file: BinaryIO, info: zipfile.ZipInfo, end: int) -> int:
     """Where the bytes of a member begin."""
     what = f"its member {info.orig_filename[:200]!r}"
+    if info.orig_filename.endswith("data.pkl"):
+        raise MalformedError("it is a torch file, which `convert --from FORMAT` reads")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise MalformedError(f"{what} is compressed; save it with np.savez, which stores")
     if info.flag_bits & 0x1 or not info.orig_filename.endswith(".npy"):

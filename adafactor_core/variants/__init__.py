@@ -34,6 +34,7 @@ from ._frameworks import praxis as praxis
 from ._frameworks import t5x as t5x
 from ._frameworks import torch as torch
 from ._frameworks import trax as trax
+from ._from import check_names as _check_names
 from ._from import from_keras_kwargs as from_keras_kwargs
 from ._from import from_optax_kwargs as from_optax_kwargs
 from ._from import from_timm_kwargs as from_timm_kwargs
@@ -100,4 +101,7 @@ def config(variant: str | Variant | None, options: Mapping[str, Any]) -> Config:
 
     For adapters that take `variant=` beside options. Raises ConfigError.
     """
-    return Config(**options) if variant is None else record(variant)(**options)
+    if variant is not None:
+        return record(variant)(**options)
+    _check_names(options)
+    return Config(**options)

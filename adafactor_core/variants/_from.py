@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from .._config import Config
+from .._errors import ConfigError
 from ._call_tables import KERAS, OPTAX, TIMM, TORCH, TRANSFORMERS
 from ._calls import Call
+from ._record import NAMES
 
 CALLS: dict[str, Call] = {
     "transformers": TRANSFORMERS,
@@ -15,6 +19,24 @@ CALLS: dict[str, Call] = {
     "timm": TIMM,
     "keras": KERAS,
 }
+
+
+def check_names(given: Iterable[str], variant: str = "") -> None:
+    """Raises ConfigError for what is no option; a word of another library is told from a slip."""
+    for name in given:
+        if name in NAMES:
+            continue
+        theirs = [other for other, call in CALLS.items() if name in call.arguments]
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        if theirs:
+            other = variant if variant in theirs else theirs[0]
+            hint = (
+                f"It is a word of {CALLS[other].name}: variants.from_{other}_kwargs({name}=...) "
+                f"makes a Config of such a call."
+            )
+        else:
+            hint = f"Did you mean {near[0]!r}?" if near else f"Options: {', '.join(NAMES)}."
+        raise ConfigError(f"unknown option {name!r}. {hint}")
 
 
 def from_transformers_kwargs(**kwargs: Any) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -91,7 +90,9 @@ class Variant:
         `lr=None` counts as not given. Raises ConfigError for an unknown or a missing option.
         """
         given = {n: value for n, value in given.items() if n != "lr" or value is not None}
-        self._check_names(given)
+        from ._from import check_names  # which knows the calls, which know the variants
+
+        check_names(given, self.name)
         own = dict(self.options)
         chosen = {**own, **given}
         for case in self.when:
@@ -104,20 +105,6 @@ class Variant:
                 f"variants.{self.name}({missing[0]}=1e-3)."
             )
         return chosen
-
-    def _check_names(self, given: Options) -> None:
-        from ._from import CALLS
-
-        call = CALLS.get(self.name)
-        for name in given:
-            if name in NAMES:
-                continue
-            if call is not None and name in call.arguments:
-                hint = f"variants.from_{self.name}_kwargs takes the words of {call.name}."
-            else:
-                near = difflib.get_close_matches(name, NAMES, n=1)
-                hint = f"Did you mean {near[0]!r}?" if near else f"Options: {', '.join(NAMES)}."
-            raise ConfigError(f"unknown option {name!r}. {hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         from . import get

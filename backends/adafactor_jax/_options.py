@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import jax
 import numpy as np
 
 from adafactor_core import Config, ConfigError, variants
+from adafactor_core.variants._from import check_names
 
 MOVING = ("lr", "weight_decay", "beta1", "decay_rate")  # what may be traced, or a function f(t)
-NAMES = [f.name for f in fields(Config) if f.name != "_"]
 NO_DIRECTION = (
     "lr", "step_size", "scale_parameter", "eps2", "max_parameter_scale", "scale_scope",
     "weight_decay", "weight_decay_by", "weight_decay_first", "rounding", "maximize",
@@ -27,11 +25,8 @@ def config(given: Mapping[str, Any]) -> Config:
     """
     options = _unpacked(given)
     variant = options.pop("variant", None)
+    check_names(options, variant if isinstance(variant, str) else "")
     for name, value in options.items():
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Options: {', '.join(NAMES)}."
-            raise ConfigError(f"unknown option {name!r}. {hint}")
         if isinstance(value, jax.Array | np.ndarray):
             options[name] = _constant(name, value)
     return variants.config(variant, options)

@@ -113,7 +113,8 @@ def exact(
         if missing:
             raise StateError(
                 f"a group of the state dict has no {missing[0]!r}: it was saved by another "
-                f"optimizer. Use one that Adafactor saved."
+                f"optimizer. Use one that Adafactor saved; `python -m adafactor_core convert` "
+                f"makes state files of other Adafactors' states."
             )
         check_executors(other)
     agree(saved["param_groups"])
@@ -154,7 +155,8 @@ def _read(state: Any, p: torch.Tensor, path: str) -> tuple[Moments, int]:
     if unknown or "step" not in state:
         what = f"the unknown entry {unknown[0]!r}" if unknown else "no entry 'step'"
         raise StateError(
-            f"the state of tensor {path!r} has {what}: it was saved by another optimizer."
+            f"the state of tensor {path!r} has {what}: it was saved by another optimizer. "
+            f"`python -m adafactor_core convert` takes over states of other Adafactors."
         )
     for name in Moments._fields:
         a = state.get(name)

@@ -171,10 +171,11 @@ class Adafactor(Optimizer):
         """Writes the state, and not the parameters, to a file that every framework can read.
 
         Tensors are named as the parameters are, or by position where these have no names.
-        DTensors are gathered one at a time, and the first rank of their mesh writes: all ranks have
-        to call. Raises StateError on all of them where they disagree, and OSError.
+        `variant`: default the one it was made with. DTensors are gathered one at a time, and the
+        first rank of their mesh writes: all ranks have to call. Raises StateError on all of them
+        where they disagree, and OSError.
         """
-        save_state(self, file, variant, progress)
+        save_state(self, file, self._variant if variant is None else variant, progress)
 
     def load_state(self, file: str | os.PathLike[str]) -> None:
         """Goes on from the state in this file, whatever framework wrote it; matched by name.

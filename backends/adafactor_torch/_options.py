@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from adafactor_core import Config, ConfigError, RelativeStep, variants
+from adafactor_core.variants._from import check_names
 
 Group = dict[str, Any]
 
@@ -62,9 +63,7 @@ def defaults(lr: Any, options: Mapping[str, Any]) -> Group:
             "rules are parameter groups in torch. Use Adafactor([{'params': ..., "
             "'weight_decay': 0.0}, {'params': ...}])."
         )
-    unknown = sorted(set(options) - set(NAMES))
-    if unknown:
-        raise ConfigError(f"unknown option {unknown[0]!r}. Options: {', '.join(NAMES)}.")
+    check_names(options)
     config = Config(**_values({"lr": lr, **options}))
     group = {name: _plain(getattr(config, name)) for name in NAMES}
     if lr is None:
