@@ -110,11 +110,13 @@ def clip_globally(whole: Whole, squares: Any) -> None:
     before = 1.0 if whole.unscale is None else whole.unscale
     # A norm that overflowed would otherwise make every gradient 0, in silence.
     norm = exposed(product(square_root(squares) * (1.0 / whole.unit), before))
-    # Where all gradients are 0, nothing is divided by 0. Not most/max(norm, most): a `most` beyond
-    # float32 makes that NaN. NaN in the norm comes through.
-    high = LARGEST["float64" if on_host(norm) else dtype_name(norm)]
-    low = min(max(0.5 * most, TINY["float64"]), high)
-    whole.gain = product(at_most(most / at_least(norm, low), 1.0), before)
+    # Where all gradients are 0, nothing is divided by 0; NaN in the norm comes through. An array
+    # over an array: torch makes number/array a product with 1/array, which at the bound is not 1.
+    width = "float64" if on_host(norm) else dtype_name(norm)
+    most = min(most, LARGEST[width])
+    low = max(0.5 * most, TINY[width])
+    over = most if on_host(norm) else namespace(norm).full_like(norm, most)
+    whole.gain = product(at_most(over / at_least(norm, low), 1.0), before)
 
 
 def decide(whole: Whole, odd: Any, works: Sequence[Work]) -> None:

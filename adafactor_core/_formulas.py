@@ -136,8 +136,12 @@ def averaged(w: Work, m: Buffer, z: Array) -> tuple[Array, list[Array]]:
         # Numbers of 8 bits often average to a tie. `old * beta1 + z * (1 - beta1)` in float32 then
         # rounds down, 0.9 being a little less there; from the difference it is the tie, as in
         # torch's lerp. From the nearer end: beta1=0 has to give z.
-        z, near = m.nearest(w, z), isinstance(beta1, float) and beta1 <= 0.5
-        new = z - (z - old) * beta1 if near else old + (z - old) * (1.0 - beta1)
+        z = m.nearest(w, z)
+        if not isinstance(beta1, float):  # on which end is not known
+            new = old * beta1 + z * (1.0 - beta1)
+        else:
+            step = z - old
+            new = z - step * beta1 if beta1 <= 0.5 else old + step * (1.0 - beta1)
         return m.stored(w, new)
     else:
         new = old * beta1 + z * (1.0 - beta1)

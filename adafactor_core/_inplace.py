@@ -107,8 +107,9 @@ class InPlace:
     def state(self) -> State:
         """Completed steps and the current moments: the optimizer's own arrays, not copies.
 
-        Assign a State, for example a saved one, to continue from it; it is copied. Raises
-        StateError or TreeError if it does not fit, and then nothing has changed.
+        The next step changes them, counters that are on a device included. Assign a State, for
+        example a saved one, to continue from it; it is copied. Raises StateError or TreeError if it
+        does not fit, and then nothing has changed.
         """
         o = self._config
         return State(

@@ -122,7 +122,7 @@ def at_least(x: Any, low: Any) -> Any:
     if compat.is_jax_array(x):
         return namespace(x).maximum(x, low)
     if isinstance(low, int | float) and compat.is_torch_array(x):
-        return x.clamp(min=low)
+        return x.clamp(min=_held(low, x))
     return choose(x < low, low, x)
 
 
@@ -134,8 +134,14 @@ def at_most(x: Any, high: Any) -> Any:
     if compat.is_jax_array(x):
         return namespace(x).minimum(x, high)
     if isinstance(high, int | float) and compat.is_torch_array(x):
-        return x.clamp(max=high)
+        return x.clamp(max=_held(high, x))
     return choose(x > high, high, x)
+
+
+def _held(bound: float, x: Array) -> float:
+    """`bound`, or the end of the range of `x`: torch refuses numbers beyond it."""
+    most = LARGEST.get(dtype_name(x), math.inf)
+    return min(max(bound, -most), most)
 
 
 def exposed(x: Any) -> Any:

@@ -17,7 +17,10 @@ Tree = Any
 
 
 class Leaves(NamedTuple):
-    """A flattened tree of parameters. `paths` join keys and indices with "."; a bare array: ""."""
+    """A flattened tree of parameters.
+
+    `paths` join keys, indices and the names of namedtuples' fields with "."; a bare array: "".
+    """
 
     paths: list[str]
     arrays: list[Array]
@@ -27,11 +30,21 @@ class Leaves(NamedTuple):
 def flatten(params: Tree) -> Leaves:
     """Raises TreeError for two tensors with one path."""
     keys, arrays, spec = optree.tree_flatten_with_path(params)
-    paths = [".".join(map(str, key)) for key in keys]
+    paths = [_path(params, key) for key in keys]
     if len(set(paths)) != len(paths):
         twice = next(p for p in paths if paths.count(p) > 1)
         raise TreeError(f"two tensors have the path {twice!r}. Rename one of their keys.")
     return Leaves(paths, list(arrays), spec)
+
+
+def _path(tree: Tree, key: tuple[Any, ...]) -> str:
+    """optree tells positions in a namedtuple; JAX, and so its state files, the names of fields."""
+    words = []
+    for k in key:
+        fields = getattr(tree, "_fields", ())
+        words.append(str(fields[k]) if fields and isinstance(k, int) else str(k))
+        tree = tree[k] if isinstance(tree, dict | list | tuple) else None
+    return ".".join(words)
 
 
 def matching(leaves: Leaves, tree: Tree, what: str) -> list[Any]:
@@ -41,8 +54,7 @@ def matching(leaves: Leaves, tree: Tree, what: str) -> list[Any]:
     except (ValueError, TypeError) as error:
         # optree's message prints whole trees, arrays included: only its beginning says something.
         reason = str(error).split(";")[0].split("\n")[0][:150]
-    keys = optree.tree_paths(tree, is_leaf=_is_leaf)
-    found = {".".join(map(str, key)) for key in keys}
+    found = {_path(tree, key) for key in optree.tree_paths(tree, is_leaf=_is_leaf)}
     wanted = set(leaves.paths)
     raise TreeError(
         f"{what} must be nested like params. Missing: {some(wanted - found)}; "

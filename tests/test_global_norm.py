@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import adafactor_core as af
+from _backends import need
 from _close import PARAMS, STATE, close, close_entries, close_narrow
 from _run import flat, normal, numbers
 from _variety import BATCHED, VARIETY
@@ -247,3 +248,29 @@ def test_all_gradients_zero():
     new, _ = af.step(drawn(0), zero, af.init(drawn(0), config), config)
     for path, array in drawn(0).items():
         np.testing.assert_array_equal(new[path], array)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_norm_equal_to_the_bound_is_not_clipped(backend, dtype):
+    """For every number: torch divides a number by an array as a product with the reciprocal."""
+    need(backend, dtype)
+    x = backend.asarray(normal((3, 4)), dtype)
+    for most in range(1, 60):
+        g = np.zeros((3, 4))
+        g[1, 2] = most
+        found = []
+        for bound in (None, float(most)):
+            config = af.Config(max_grad_norm=bound)
+            y, _ = af.step(x, backend.asarray(g, dtype), af.init(x, config), config)
+            found.append(backend.numpy(y))
+        assert np.array_equal(*found), most
+
+
+@pytest.mark.parametrize("most", [1e-300, 1e-46, 1e-39, 1e300])
+def test_any_bound_leaves_zero_gradients_alone(backend, most):
+    x = backend.asarray(normal((3, 4)))
+    config = af.Config(max_grad_norm=most)
+    zero = backend.asarray(np.zeros((3, 4)))
+    y, state = af.step(x, zero, af.init(x, config), config)
+    assert np.array_equal(backend.numpy(y), backend.numpy(x))
+    assert np.isfinite(backend.numpy(state.moments.row)).all()

@@ -104,3 +104,14 @@ def test_an_average_that_is_a_tie_goes_to_even_as_torchs_lerp(backend, sign):
     state = state._replace(moments=state.moments._replace(momentum=held))
     _, after = af.step(x, g, state, config)
     np.testing.assert_array_equal(backend.numpy(after.moments.momentum), np.full(4, even))
+
+
+@pytest.mark.backends("torch", "jax")
+def test_no_momentum_by_an_array_forgets_the_past(backend):
+    config = af.Config(beta1=lambda t: t * 0.0, momentum_on="grad", momentum_dtype="bfloat16",
+                       momentum_arithmetic="buffer")  # fmt: skip
+    x = backend.asarray(np.ones((3, 4)))
+    state = af.init(x, config)
+    for size in (1e30, 1.0):
+        x, state = af.step(x, backend.asarray(np.full((3, 4), size)), state, config)
+    assert np.array_equal(backend.numpy(state.moments.momentum), np.ones((3, 4)))

@@ -374,3 +374,29 @@ def test_the_warning_points_to_the_line_that_builds_the_optimizer():
         warnings.simplefilter("always")
         Adafactor([Parameter(torch.ones(2, 2, dtype=torch.bfloat16))], rounding="nearest")
     assert [w.filename for w in found] == [__file__]
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "beta1"])
+@pytest.mark.parametrize("where", ["argument", "group", "variant"])
+def test_a_tensor_option_is_the_tensor_that_was_given(torch_is_here, name, where):
+    p, value = torch.nn.Parameter(torch.ones(3, 4)), torch.tensor(0.125)
+    if where == "group":
+        optimizer = Adafactor([{"params": [p], name: value}], lr=None if name == "lr" else 0.1)
+    else:
+        own = {"variant": "optax"} if where == "variant" else {}
+        optimizer = Adafactor([p], **own, **{name: value})
+    assert optimizer.param_groups[0][name] is value
+
+
+def test_no_variant_in_a_group_is_the_common_one(torch_is_here):
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = Adafactor([{"params": [p]}, {"params": [q], "variant": None}], variant="torch")
+    assert [g["variant"] for g in optimizer.param_groups] == ["torch", "torch"]
+
+
+@pytest.mark.parametrize("options", [{"eps2": 1e39}, {"max_parameter_scale": 1e39}], ids=str)
+def test_bounds_beyond_the_dtype_are_its_ends(torch_is_here, options):
+    p = torch.nn.Parameter(torch.ones(3, 4))
+    p.grad = torch.ones(3, 4)
+    Adafactor([p], lr=1e-30, compiled=False, **options).step()
+    assert torch.isfinite(p).all()

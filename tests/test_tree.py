@@ -36,10 +36,10 @@ TREES = {
     "a default dict": (lambda: defaultdict(list, w=a()), ["w"]),
     "a list": (lambda: [a(), b()], ["0", "1"]),
     "a tuple": (lambda: (a(), b()), ["0", "1"]),
-    "a namedtuple": (lambda: Layer(a(), b()), ["0", "1"]),
+    "a namedtuple": (lambda: Layer(a(), b()), ["w", "b"]),
     "nested": (
         lambda: {"layers": [Layer(a(), b()), (a(), {"x": b()})], "head": a()},
-        ["head", "layers.0.0", "layers.0.1", "layers.1.0", "layers.1.1.x"],
+        ["head", "layers.0.w", "layers.0.b", "layers.1.0", "layers.1.1.x"],
     ),
     "with None and empty containers": (lambda: {"w": a(), "none": None, "no": [], "b": {}}, ["w"]),
     "keys that are ints": (lambda: {0: a(), 1: b()}, ["0", "1"]),

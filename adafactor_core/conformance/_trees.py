@@ -12,7 +12,7 @@ def _children(tree: Tree) -> Iterable[tuple[Any, Tree]] | None:
     """(key, child) of a container, None for a leaf."""
     if isinstance(tree, dict):
         return tree.items()
-    if {"row", "update_rms"} & {*getattr(tree, "_fields", ())}:  # Moments and Metrics have names
+    if hasattr(tree, "_fields"):  # fields go by name
         return zip(tree._fields, tree, strict=True)
     return enumerate(tree) if isinstance(tree, (list, tuple)) else None
 

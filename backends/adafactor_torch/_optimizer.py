@@ -203,6 +203,9 @@ class Adafactor(Optimizer):
         param_group = {k: v for k, v in param_group.items() if k != "compiled"}
         if given.pop("compiled", self._compiled) != self._compiled:
             raise ConfigError("compiled concerns the whole step. Use Adafactor(..., compiled=...).")
+        if given.get("variant", "") is None:  # as if it were left out
+            del given["variant"]
+            param_group = {k: v for k, v in param_group.items() if k != "variant"}
         variant = given.get("variant", self._variant)
         merged = {**self.defaults, **given}
         if variant is not None:

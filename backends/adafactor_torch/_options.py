@@ -70,9 +70,9 @@ def defaults(lr: Any, options: Mapping[str, Any]) -> Group:
         # A number for schedulers to multiply; what it multiplies is the paper's relative step.
         group["lr"] = 1.0
         group["step_size"] = group["step_size"] or asdict(RelativeStep())
-    elif isinstance(lr, torch.Tensor):
-        group["lr"] = lr
-    return group
+    moving = {"lr": lr, **options}
+    # Not the number that stood for it while ranges were checked.
+    return group | {n: moving[n] for n in MOVING if isinstance(moving.get(n), torch.Tensor)}
 
 
 def config(group: Group) -> Config:

@@ -139,13 +139,14 @@ def _apply(
         if ROUNDS == "kahan":
             c = tl.load(c_at + at, ok, 0.0).to(tl.float32)
             if DECAYS:
-                change = change - (x + c) * less
+                change = change - tl.where(less == 0.0, 0.0, (x + c) * less)
             whole = x + (change + c)
             y = narrowed(whole, X_KIND)
             tl.store(c_at + at, narrowed(whole - y.to(tl.float32), X_KIND), ok)
         else:
             if DECAYS:
-                change = change - x * less
+                # A tensor without decay may share the batch, and 0 times infinity is NaN.
+                change = change - tl.where(less == 0.0, 0.0, x * less)
             if ROUNDS == "stochastic":
                 bits = _bits(named, at, r, j, base, cell(ints, t, LAST), length, FAST_)
                 y = narrowed_at_random(x + change, bits, X_KIND)

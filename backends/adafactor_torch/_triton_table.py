@@ -176,7 +176,9 @@ class Table(list[Work]):
         """The rates as kernels take them: a scalar and 0, or a vector of the leaders' and 1."""
         columns = {n: [getattr(w.rates, n) for w in self._leaders] for n in Rates._fields}
         columns["beta1"] = [0.0 if x is None else x for x in columns["beta1"]]
-        columns["rest"] = [1.0 - x for x in columns["beta1"]]
+        # One for each beta1 and not for each tensor: kernels read both with one stride.
+        rest = {id(x): 1.0 - x for x in columns["beta1"]}
+        columns["rest"] = [rest[id(x)] for x in columns["beta1"]]
         several = {n for n, xs in columns.items() if any(not _same(x, xs[0]) for x in xs)}
         if not several:
             return {n: (self.number(xs[0]), 0) for n, xs in columns.items()}

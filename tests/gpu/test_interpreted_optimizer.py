@@ -89,3 +89,48 @@ def test_gradients_may_move_and_lose_their_alignment(monkeypatch):
             optimizer.step()
         results.append(p.detach().clone())
     close(*results, 1e-6)
+
+
+def stepped(monkeypatch, passes, groups, steps, before=lambda optimizer: None, **options):
+    monkeypatch.setattr(plan, "kernel_passes", lambda wanted, params: passes)
+    params = [torch.nn.Parameter(x.clone()) for x, _ in groups]
+    given = [{"params": [p], **o} for p, (_, o) in zip(params, groups, strict=True)]
+    optimizer = Adafactor(given, **options)
+    before(optimizer)
+    for t in range(steps):
+        for k, p in enumerate(params):
+            p.grad = drawn(tuple(p.shape), torch.float32, 10 * t + k)
+        with np.errstate(invalid="ignore"):
+            optimizer.step()
+    return [p.detach() for p in params]
+
+
+def test_one_tensor_for_the_momentum_of_a_whole_batch(monkeypatch):
+    """As a view, with what nobody may read beside it."""
+    monkeypatch.setattr(plan, "on_cpu", lambda x: False)
+    monkeypatch.setattr(rows, "on_cpu", lambda x: False)
+    held = torch.full((64,), float("nan"))
+    held[32] = 0.9
+    groups = [(drawn((4, 6), torch.float32, k), {}) for k in range(3)]
+
+    def give(optimizer):
+        for group in optimizer.param_groups:
+            group["beta1"] = held[32:33].reshape(())
+
+    found = [
+        stepped(monkeypatch, p, groups, 2, give, lr=0.01, beta1=0.5, nonfinite="skip_tensor")
+        for p in ((Must(),), ())
+    ]
+    for got, want in zip(*found, strict=True):
+        close(got, want, 1e-6)
+
+
+def test_decay_of_others_does_not_touch_what_is_infinite(monkeypatch):
+    x = torch.ones(4, 4)
+    x[0, 0] = float("inf")
+    groups = [(x, {}), (torch.ones(4, 4), {"weight_decay": 0.1})]
+    found = [
+        stepped(monkeypatch, p, groups, 1, lr=0.1, scale_parameter=False) for p in ((Must(),), ())
+    ]
+    assert torch.equal(found[0][0][0, :1], found[1][0][0, :1])
+    assert torch.isinf(found[0][0][0, 0])
