@@ -261,8 +261,8 @@ def test_a_norm_equal_to_the_bound_is_not_clipped(backend, dtype):
         found = []
         for bound in (None, float(most)):
             config = af.Config(max_grad_norm=bound)
-            y, _ = af.step(x, backend.asarray(g, dtype), af.init(x, config), config)
-            found.append(backend.numpy(y))
+            _, state = af.step(x, backend.asarray(g, dtype), af.init(x, config), config)
+            found.append(backend.numpy(state.moments.row))  # the step itself sees no scale
         assert np.array_equal(*found), most
 
 
