@@ -12,7 +12,7 @@ from typing import Any
 
 from adafactor_core import variants
 from adafactor_core.variants._from import CALLS
-from adafactor_core.variants._table import accuracy, details, source, summary
+from adafactor_core.variants._table import accuracy, details, summary
 
 HERE = Path(__file__).parent
 
@@ -83,7 +83,7 @@ def rows(headings: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def table() -> str:
-    lines = [(f"`{v.name}`", f"`{summary(v)}`", source(v)) for v in records()]
+    lines = [(f"`{v.name}`", f"`{summary(v)}`", v.citation) for v in records()]
     return "## All of them\n\n" + rows(("name", "options", "source"), lines)
 
 

@@ -29,6 +29,7 @@ def test_a_record_is_complete(name):
     assert record.name == name
     assert all((record.project, record.file, record.version, record.reproduced))
     assert record.__doc__.startswith(record.project)
+    assert record.citation == f"{record.project}, {record.file} ({record.version})"
     default = af.Config()
     known = {f.name for f in fields(af.Config)}
     for options in (record.options, *(case.options for case in record.when)):

@@ -32,7 +32,7 @@ def test_the_table_has_every_variant_its_options_and_its_source(capsys):
     flowing = " ".join(out.split())
     for name in variants.names():
         record = variants.get(name)
-        assert record.version in flowing
+        assert record.citation in flowing
         assert all(f"{option}=" in flowing for option in record.options)
     assert "lr=(to be given)" in out
 

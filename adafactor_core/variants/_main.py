@@ -10,7 +10,7 @@ from typing import Any
 
 from .._errors import AdafactorError
 from . import get, names
-from ._table import details, source, summary
+from ._table import details, summary
 
 WIDTH = 100
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _table() -> str:
     rows = [("name", "options", "source")]
-    rows += [(v.name, summary(v), source(v)) for v in map(get, names())]
+    rows += [(v.name, summary(v), v.citation) for v in map(get, names())]
     width = max(len(name) for name, *_ in rows)
     lines = []
     for name, *cells in rows:
