@@ -17,7 +17,7 @@ WIDTH = 100
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0, or 2 for a name that is none or a library that is missing."""
-    words = _parser().parse_args(argv)
+    words = _parser().parse_intermixed_args(argv)
     try:
         if words.names[:1] == ["diff"]:
             decay = {} if words.weight_decay is None else {"weight_decay": words.weight_decay}
