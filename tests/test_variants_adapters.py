@@ -144,6 +144,23 @@ def test_jax_none_is_the_variants_own(backend):
 
 
 @pytest.mark.backends("jax")
+@pytest.mark.parametrize("name", ["palm", "big_vision", "pytorch_optimizer", "mindspore"])
+def test_jax_momentum_is_switched_off_with_zero(backend, name):
+    import jax
+    import jax.numpy as jnp
+
+    from adafactor_jax import make_step
+
+    assert variants.get(name)(0.05).beta1 is not None
+    init, step = make_step(0.05, variant=name, beta1=0.0, momentum_dtype="float32")
+    params = jax.tree.map(jnp.asarray, tensors())
+    state = init(params)
+    for t in range(1, 4):
+        params, state = step(params, jax.tree.map(jnp.asarray, tensors(t)), state)
+    same(params, variants.get(name)(0.05, beta1=None, momentum_dtype="float32"))
+
+
+@pytest.mark.backends("jax")
 def test_jax_a_rate_may_be_traced(backend):
     import jax
     import jax.numpy as jnp
