@@ -85,7 +85,7 @@ def number(option: str, variant: Variant, at_least: float | None = None) -> Mean
                 f"None in the place of a number, on which it fails too. Give a number, or use "
                 f"af.{variant}(..., {option}=None), where None switches it off."
             )
-        if at_least is not None and isinstance(value, Real) and not value >= at_least:
+        if at_least is not None and isinstance(value, Real) and not float(value) >= at_least:
             raise ConfigError(
                 f"{value!r} is below {at_least:g}, which it refuses too. Give a larger number, or "
                 f"use af.{variant}(..., {option}={value!r})."
