@@ -33,15 +33,18 @@ class Call:
             if name not in self.arguments:
                 raise ConfigError(f"{self.name} has no argument {name!r}. {self._hint(name)}")
         defaults = {name: default for name, (default, _) in self.arguments.items()}
+        where = self.name
         try:
             call = {**defaults, **{name: _number(value) for name, value in given.items()}}
             options: dict[str, Any] = {}
             for name, (_, meaning) in self.arguments.items():
+                where = f"{self.name}, {name}"
                 options |= meaning(call[name], call)
+            where = self.name
             self.check(call)
             return Config(**self.variant.resolve(options))
         except ConfigError as error:
-            raise ConfigError(f"{self.name}: {error}") from None
+            raise ConfigError(f"{where}: {error}") from None
 
     def _hint(self, name: str) -> str:
         if name in ("params", "parameters", "var_list"):
@@ -77,7 +80,7 @@ def rate(meaning: Meaning) -> Meaning:
 
 
 def number(option: str, variant: Variant, at_least: float | None = None) -> Meaning:
-    """A number there, where `option` may also be None or a function of the step."""
+    """A number there, where `option` may also be None, or smaller."""
 
     def meaning(value: Any, call: Options) -> Options:
         if value is None:
@@ -90,7 +93,7 @@ def number(option: str, variant: Variant, at_least: float | None = None) -> Mean
                 f"{value!r} is below {at_least:g}, which it refuses too. Give a larger number, or "
                 f"use af.{variant}(..., {option}={value!r})."
             )
-        return unscheduled(option, variant)(value, call)
+        return {option: value}
 
     return meaning
 
