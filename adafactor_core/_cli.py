@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from . import __version__
 
 # Module with a `main(argv) -> exit status`, and what it does. Imported late: most commands need
 # NumPy, the core does not. Each has its own options.
@@ -18,9 +21,29 @@ COMMANDS = {
 }
 
 
+CLOSED = 128 + 13
+"""The status that shells give a program which SIGPIPE ends."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status (0 passed, 1 a check failed, 2 wrong usage)."""
+    """Runs a command; returns the exit status (0 passed, 1 a check failed, 2 wrong usage).
+
+    141 where the reader of its output has gone, as in `adafactor-core variants | head -1`.
+    """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # what is buffered would fail when nobody can catch it any more
+    except BrokenPipeError:
+        # Python flushes once more as it ends, and would tell of the same error again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="adafactor-core", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"adafactor-core {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (_, purpose) in COMMANDS.items():
         commands.add_parser(name, help=purpose, add_help=False)

@@ -30,6 +30,7 @@ from ._work import Whole, Work
 from .interchange import Raw, read, save_state
 from .interchange import state as bridged
 from .interchange._arrays import numpy_array
+from .variants import Variant
 from .variants import config as chosen
 from .variants import record as named
 
@@ -138,7 +139,7 @@ class InPlace:
         self,
         file: str | os.PathLike[str],
         *,
-        variant: str | None = None,
+        variant: str | Variant | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Writes the state, and not the parameters, to a file that every framework can read.

@@ -12,7 +12,7 @@ from typing import Any
 
 from adafactor_core import variants
 from adafactor_core.variants._from import CALLS
-from adafactor_core.variants._table import accuracy, details, source, summary
+from adafactor_core.variants._table import accuracy, details, summary
 
 HERE = Path(__file__).parent
 
@@ -51,8 +51,9 @@ assert af.variants.get("timm").options["min_dim_size_to_factor"] == 17
 ```
 
 `lr=None` is the variant's own rate, and where it has none, an error. In `adafactor_torch` groups
-may name a variant of their own; in `adafactor_jax`, `None` for `lr`, `weight_decay`, `beta1` and
-`decay_rate` is the variant's own value.
+may name a variant of their own. In `adafactor_jax`, `None` for `lr`, `weight_decay`, `beta1` and
+`decay_rate` is the variant's own value, and momentum is switched off with `beta1=0.0`. Its buffer
+stays; where that has 16 bits, add `momentum_dtype="float32"`, or updates may be rounded.
 
 A call in the words of another library is translated, or refused with the reason:
 
@@ -83,7 +84,7 @@ def rows(headings: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def table() -> str:
-    lines = [(f"`{v.name}`", f"`{summary(v)}`", source(v)) for v in records()]
+    lines = [(f"`{v.name}`", f"`{summary(v)}`", v.citation) for v in records()]
     return "## All of them\n\n" + rows(("name", "options", "source"), lines)
 
 

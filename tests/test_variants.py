@@ -29,6 +29,7 @@ def test_a_record_is_complete(name):
     assert record.name == name
     assert all((record.project, record.file, record.version, record.reproduced))
     assert record.__doc__.startswith(record.project)
+    assert record.citation == f"{record.project}, {record.file} ({record.version})"
     default = af.Config()
     known = {f.name for f in fields(af.Config)}
     for options in (record.options, *(case.options for case in record.when)):
@@ -115,7 +116,7 @@ def test_an_unknown_name_is_an_error_with_a_near_match(name):
 
 
 def test_an_unknown_or_wrong_option_names_the_variant():
-    with pytest.raises(af.ConfigError, match=r"'optax'.*from_optax_kwargs takes the words of"):
+    with pytest.raises(af.ConfigError, match=r"'optax'.*from_optax_kwargs\(learning_rate="):
         variants.optax(learning_rate=1e-3)
     with pytest.raises(af.ConfigError, match=r"'t5x': unknown option 'weight_decai'.*weight_decay"):
         variants.t5x(1e-3, weight_decai=1.0)

@@ -9,6 +9,7 @@ import pytest
 import adafactor_core as af
 from _run import normal
 from adafactor_core import variants
+from adafactor_core.interchange._options import options_of
 
 each = pytest.mark.parametrize("name", variants.names())
 SHAPES = {"w": (6, 5), "b": (5,), "large": (130, 140), "stack": (3, 20, 18)}
@@ -143,6 +144,23 @@ def test_jax_none_is_the_variants_own(backend):
 
 
 @pytest.mark.backends("jax")
+@pytest.mark.parametrize("name", ["palm", "big_vision", "pytorch_optimizer", "mindspore"])
+def test_jax_momentum_is_switched_off_with_zero(backend, name):
+    import jax
+    import jax.numpy as jnp
+
+    from adafactor_jax import make_step
+
+    assert variants.get(name)(0.05).beta1 is not None
+    init, step = make_step(0.05, variant=name, beta1=0.0, momentum_dtype="float32")
+    params = jax.tree.map(jnp.asarray, tensors())
+    state = init(params)
+    for t in range(1, 4):
+        params, state = step(params, jax.tree.map(jnp.asarray, tensors(t)), state)
+    same(params, variants.get(name)(0.05, beta1=None, momentum_dtype="float32"))
+
+
+@pytest.mark.backends("jax")
 def test_jax_a_rate_may_be_traced(backend):
     import jax
     import jax.numpy as jnp
@@ -178,6 +196,15 @@ def test_a_state_file_tells_the_variant(backend, options, tmp_path):
     optimizer.save_state(tmp_path / "given.npz", variant="mine")
     assert af.interchange.read(tmp_path / "own.npz").variant == options.get("variant", "")
     assert af.interchange.read(tmp_path / "given.npz").variant == "mine"
+    optimizer.save_state(tmp_path / "given.npz", variant=variants.optax)
+    assert af.interchange.read(tmp_path / "given.npz").variant == "optax"
+
+
+def test_the_core_writes_the_name_of_a_record(tmp_path):
+    x = {"w": np.ones((4, 6), np.float32)}
+    af.save_state(tmp_path / "s.npz", x, af.init(x), variant=variants.optax)
+    assert af.interchange.read(tmp_path / "s.npz").variant == "optax"
+    assert af.interchange.record(x, af.init(x), variant=variants.timm).variant == "timm"
 
 
 @pytest.mark.parametrize(
@@ -198,3 +225,37 @@ def test_words_that_are_no_options_are_told_alike(backend, word, hint):
         make = functools.partial(module.Adafactor, [])
     with pytest.raises(af.ConfigError, match=f"unknown option '{word}'. .*{hint}"):
         make(**{word: 1})
+
+
+@each
+@pytest.mark.backends("jax")
+def test_jax_a_state_file_is_of_the_variant_that_it_names(backend, name, tmp_path):
+    import jax
+    import jax.numpy as jnp
+
+    from adafactor_jax import adafactor, load_state, save_state
+
+    options = {"lr": 0.05, "variant": name, "beta1": 0.5}
+    params = {"w": jnp.ones((40, 36)), "b": jnp.ones(36)}
+    made = adafactor(**options)
+    _, state = made.update(params, made.init(params), params)
+    for variant in (name, variants.get(name)):
+        save_state(tmp_path / "s", params, state, **{**options, "variant": variant})
+        record = af.interchange.read(tmp_path / "s")
+        assert record.variant == name
+        assert record.options == options_of(variants.get(name)(0.05, beta1=0.5))
+        loaded = load_state(tmp_path / "s", params, **{**options, "variant": variant})
+        assert jax.tree.structure(loaded) == jax.tree.structure(state)
+        for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(state), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.backends("jax")
+def test_jax_a_label_that_is_no_variant_is_refused(backend, tmp_path):
+    from adafactor_jax import adafactor, save_state
+
+    params = {"w": backend.lib.numpy.ones((4, 6))}
+    with pytest.raises(af.ConfigError, match="Did you mean 'optax'"):
+        save_state(tmp_path / "s", params, adafactor().init(params), variant="optaks")
+    assert not (tmp_path / "s").exists()

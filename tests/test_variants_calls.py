@@ -15,6 +15,7 @@ from adafactor_core.variants import (
     from_torch_kwargs,
     from_transformers_kwargs,
 )
+from adafactor_core.variants._from import CALLS
 
 ALL = {
     "transformers": from_transformers_kwargs, "torch": from_torch_kwargs,
@@ -124,6 +125,8 @@ REFUSED = [
     ("keras", {"learning_rate": None}, "Give a number"),
     ("torch", {"beta2_decay": 0.5}, "must be <= 0"),
     ("torch", {"d": 0.0}, "clip_threshold"),
+    ("torch", {"d": "1"}, "clip_threshold"),
+    ("torch", {"d": abs}, "clip_threshold must be"),
     ("optax", {"momentum": 0.9, "dtype_momentum": None}, "Name one"),
     ("optax", {"momentum": 0.9, "dtype_momentum": "float64"}, "momentum_dtype"),
     ("optax", {"weight_decay_rate": 0.1, "weight_decay_mask": lambda tree: tree}, "rules="),
@@ -132,6 +135,26 @@ REFUSED = [
     ("timm", {"lr": 0.1, "warmup_init": True}, "schedules.warmup"),
     ("timm", {"betas": (0.9, 0.99), "caution": True}, "caution"),
     ("timm", {"beta1": 0.9}, "no argument 'beta1'"),
+    ("timm", {"betas": 0.9}, "betas must be"),
+    ("timm", {"betas": ()}, "betas must be"),
+    ("timm", {"betas": "0.9"}, "betas must be"),
+    ("timm", {"betas": 0.9, "caution": True}, "betas must be"),
+    ("timm", {"min_dim_size_to_factor": None}, "min_dim_size_to_factor"),
+    ("torch", {"d": 0.5}, ", d: 0.5 is below 1"),
+    ("torch", {"d": np.float32(0.5)}, "af.variants.torch(..., clip_threshold=0.5)"),
+    ("torch", {"d": math.nan}, "is below 1"),
+    ("torch", {"d": None}, "af.variants.torch(..., clip_threshold=None)"),
+    (
+        "transformers",
+        {"clip_threshold": None},
+        "af.variants.transformers(..., clip_threshold=None)",
+    ),
+    ("timm", {"clip_threshold": None}, "af.variants.timm(..., clip_threshold=None)"),
+    ("keras", {"clip_threshold": None}, "af.variants.keras(..., clip_threshold=None)"),
+    ("optax", {"decay_rate": lambda t: 0.8}, "af.variants.optax(..., decay_rate=f)"),
+    ("transformers", {"lr": lambda t: 0.1}, "af.variants.transformers(..., lr=f)"),
+    ("timm", {"lr": lambda t: 0.1}, "af.variants.timm(..., lr=f)"),
+    ("torch", {"lr": lambda t: 0.1}, "af.variants.torch(..., lr=f)"),
     ("keras", {"use_ema": True}, "outside of the optimizer"),
     ("keras", {"clipnorm": 1.0}, "max_grad_norm"),
     ("keras", {"clipvalue": 1.0}, "per entry"),
@@ -148,6 +171,26 @@ def test_what_has_no_meaning_is_refused(name, call, why):
     assert why in str(raised.value)
     library = {"optax": "optax.adafactor", "transformers": "transformers.Adafactor"}
     assert str(raised.value).startswith(library.get(name, name))
+
+
+ODD = (
+    None, True, False, -1, 0, 1, 0.5, -0.8, math.nan, math.inf, "", "0.9", (), (0.9,), (0.9, 0.99),
+    (None, None), [1, 2, 3], {}, {"a": 1}, object(), abs, float, 1j, b"1", np.ones(1), np.ones(2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_whatever_is_given_is_translated_or_refused(name):
+    for argument in CALLS[name].arguments:
+        for beside in ({}, {"lr": 0.1}, {"betas": (0.9, 0.99)}, {"momentum": 0.9}):
+            if not beside.keys() <= CALLS[name].arguments.keys():
+                continue
+            for value in ODD:
+                try:
+                    made = ALL[name](**{**beside, argument: value})
+                except af.ConfigError:
+                    continue
+                assert isinstance(made, af.Config)
 
 
 @pytest.mark.parametrize("name", ALL)

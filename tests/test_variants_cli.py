@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +34,7 @@ def test_the_table_has_every_variant_its_options_and_its_source(capsys):
     flowing = " ".join(out.split())
     for name in variants.names():
         record = variants.get(name)
-        assert record.version in flowing
+        assert record.citation in flowing
         assert all(f"{option}=" in flowing for option in record.options)
     assert "lr=(to be given)" in out
 
@@ -127,6 +129,57 @@ def test_only_the_diff_needs_numpy():
     got = subprocess.run(run, check=True, capture_output=True, text=True)
     assert got.stdout.splitlines()[-2:] == ["0 0", "2"]
     assert "adafactor-core[numpy]" in got.stderr
+
+
+def test_options_may_stand_among_the_names(capsys):
+    last = printed(capsys, "diff", "t5x", "optax", "--lr", "1e-3")
+    assert printed(capsys, "diff", "--lr", "1e-3", "t5x", "optax") == last
+    assert printed(capsys, "--lr", "1e-3", "diff", "t5x", "optax") == last
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"adafactor-core {af.__version__}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["variants"],
+        ["variants", "--help"],
+        ["variants", "optax"],
+        ["variants", "diff", "optax", "torch"],
+        ["convert", "--formats"],
+        ["memory", "shapes.json"],
+        ["inspect", "state.npz"],
+        ["conformance", "--namespace", "numpy", "--dtype", "float32", "--cases", "1"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "at once"])
+def test_a_reader_who_leaves_ends_a_command_quietly(words, buffered, tmp_path):
+    (tmp_path / "shapes.json").write_text('{"w": [4, 6]}')
+    x = {"w": np.ones((4, 6), np.float32)}
+    af.save_state(tmp_path / "state.npz", x, af.init(x))
+    read, write = os.pipe()
+    os.close(read)  # before the first line, so that no timing decides
+    run = [sys.executable, "-m", "adafactor_core", *words]
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        "PYTHONUNBUFFERED": "" if buffered else "1",
+    }
+    done = subprocess.run(
+        run, stdout=write, stderr=subprocess.PIPE, cwd=tmp_path, env=env, check=False
+    )
+    os.close(write)
+    assert done.stderr.decode() == ""
+    swallowed = "--help" in words and not buffered  # by argparse itself
+    assert done.returncode == (0 if swallowed else 128 + signal.SIGPIPE)
 
 
 def test_every_command_is_there_and_explained(capsys):

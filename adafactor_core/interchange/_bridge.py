@@ -11,10 +11,11 @@ from .._numerics import Array, dtype_name, wide_dtype
 from .._prepare import check_counters, planned
 from .._state import Moments, State, check, counts, slots
 from .._tree import Tree, check_param, flatten, matching, unflatten
+from ..variants import Variant
 from . import _file as files
 from ._arrays import array_of, raw_of
 from ._fit import by_path, check_skips, fit
-from ._options import options_of
+from ._options import label, options_of
 from ._raw import Raw, of_bytes
 from ._record import Record, TensorRecord
 
@@ -23,7 +24,11 @@ Put = Callable[[Raw, Array], Array]
 
 
 def record(
-    params: Tree, state: State, config: Config | None = None, *, variant: str | None = None
+    params: Tree,
+    state: State,
+    config: Config | None = None,
+    *,
+    variant: str | Variant | None = None,
 ) -> Record:
     """The state of these parameters as a Record. Its arrays are read when somebody asks for them.
 
@@ -48,7 +53,7 @@ def record(
         axes = plan.row_axes, plan.col_axes
         tensors.append(TensorRecord(path, plan.shape, dtype_name(x), *axes, held, skipped))
     skipped = None if state.skipped is None else int(state.skipped)
-    return Record(int(state.step), tuple(tensors), skipped, variant or "", options_of(config))
+    return Record(int(state.step), tuple(tensors), skipped, label(variant), options_of(config))
 
 
 def state(
@@ -105,15 +110,16 @@ def save_state(
     state: State,
     config: Config | None = None,
     *,
-    variant: str | None = None,
+    variant: str | Variant | None = None,
     progress: files.Progress | None = None,
 ) -> None:
     """Writes the state of these parameters to a file that every framework can read.
 
     safetensors, or npz where the name ends in ".npz" (docs/interchange.md). The parameters
     themselves are not in it. The file is replaced as a whole or not at all. `config` is the one
-    that the state was made with, `variant` its name, `progress(done, total)` is called with bytes.
-    Raises StateError, TreeError, ShapeError or DTypeError, naming the tensor, and OSError.
+    that the state was made with, `variant` its name (or the record, for the name), and
+    `progress(done, total)` is called with bytes. Raises StateError, TreeError, ShapeError or
+    DTypeError, naming the tensor, and OSError.
     """
     made = record(params, state, config, variant=variant)
     files.write(file, made, progress=progress)

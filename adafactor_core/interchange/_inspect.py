@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         return _inspect(given.file, looks=not given.no_health)
+    except BrokenPipeError:  # of the output, no file's
+        raise
     except (OSError, DTypeError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from .._config import Config, RelativeStep
+from ..variants import Variant
 
 
 def options_of(config: Config) -> dict[str, Any]:
@@ -23,6 +24,11 @@ def options_of(config: Config) -> dict[str, Any]:
             for (pattern, given), made in zip(config.rules, resolved, strict=True)
         ]
     return found
+
+
+def label(variant: str | Variant | None) -> str:
+    """What a file calls the variant: its name, which need not be one of `variants`; "" for None."""
+    return variant.name if isinstance(variant, Variant) else variant or ""
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .._config import RelativeStep
@@ -11,12 +12,14 @@ from ._calls import (
     exponent,
     idle,
     negative_exponent,
+    number,
     only,
     pair,
     rate,
     same,
     scheduled,
     unless_none,
+    unscheduled,
 )
 from ._collections import timm
 from ._fairseq import transformers
@@ -97,12 +100,19 @@ def timm_warmup(value: Any, call: Options) -> Options:
 
 def timm_betas(value: Any, call: Options) -> Options:
     """The first of them is beta1; the others are not read."""
-    return {"beta1": None if value is None else value[0]}
+    if value is None:
+        return {"beta1": None}
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) == 0:
+        raise ConfigError(
+            f"betas must be None or a sequence whose first entry is beta1, as in (0.9, 0.999), "
+            f"got {value!r}."
+        )
+    return {"beta1": value[0]}
 
 
 def timm_minimum(value: Any, call: Options) -> Options:
     """Axes must be larger than it, not as large."""
-    return {"min_dim_size_to_factor": value + 1}
+    return {"min_dim_size_to_factor": value + 1 if isinstance(value, int) else value}
 
 
 def timm_caution(value: Any, call: Options) -> Options:
@@ -115,9 +125,9 @@ TRANSFORMERS = Call(
     "transformers.Adafactor 5.24",
     transformers,
     {
-        "lr": (None, same("lr")),
+        "lr": (None, unscheduled("lr", transformers)),
         "eps": ((1e-30, 1e-3), pair(same("eps1"), same("eps2"))),
-        "clip_threshold": (1.0, same("clip_threshold")),
+        "clip_threshold": (1.0, number("clip_threshold", transformers)),
         "decay_rate": (-0.8, negative_exponent),
         "beta1": (None, same("beta1")),
         "weight_decay": (0.0, same("weight_decay")),
@@ -131,10 +141,10 @@ TORCH = Call(
     "torch.optim.Adafactor 2.14",
     torch,
     {
-        "lr": (1e-2, rate(same("lr"))),
+        "lr": (1e-2, rate(unscheduled("lr", torch))),
         "beta2_decay": (-0.8, negative_exponent),
         "eps": ((None, 1e-3), pair(torch_eps1, same("eps2"))),
-        "d": (1.0, same("clip_threshold")),
+        "d": (1.0, number("clip_threshold", torch, at_least=1)),
         "weight_decay": (0.0, same("weight_decay")),
         "foreach": (None, idle),
         "maximize": (False, same("maximize")),
@@ -146,7 +156,7 @@ OPTAX = Call(
     {
         "learning_rate": (None, scheduled("lr")),
         "min_dim_size_to_factor": (128, same("min_dim_size_to_factor")),
-        "decay_rate": (0.8, exponent),
+        "decay_rate": (0.8, unscheduled("decay_rate", optax, exponent)),
         "decay_offset": (0, same("decay_offset")),
         "multiply_by_parameter_scale": (True, same("scale_parameter")),
         "clipping_threshold": (1.0, same("clip_threshold")),
@@ -162,10 +172,10 @@ TIMM = Call(
     "timm.optim.Adafactor 1.0.31",
     timm,
     {
-        "lr": (None, same("lr")),
+        "lr": (None, unscheduled("lr", timm)),
         "eps": (1e-30, same("eps1")),
         "eps_scale": (1e-3, same("eps2")),
-        "clip_threshold": (1.0, same("clip_threshold")),
+        "clip_threshold": (1.0, number("clip_threshold", timm)),
         "decay_rate": (-0.8, negative_exponent),
         "betas": (None, timm_betas),
         "weight_decay": (0.0, same("weight_decay")),
@@ -183,7 +193,7 @@ KERAS = Call(
         "beta_2_decay": (-0.8, negative_exponent),
         "epsilon_1": (1e-30, same("eps1")),
         "epsilon_2": (1e-3, same("eps2")),
-        "clip_threshold": (1.0, same("clip_threshold")),
+        "clip_threshold": (1.0, number("clip_threshold", keras)),
         "relative_step": (True, keras_relative_step),
         "weight_decay": (None, unless_none("weight_decay")),
         "clipnorm": (None, only(None, instead=f"clipnorm is per variable. {WHERE_CLIPPED}")),

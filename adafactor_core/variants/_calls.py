@@ -33,15 +33,18 @@ class Call:
             if name not in self.arguments:
                 raise ConfigError(f"{self.name} has no argument {name!r}. {self._hint(name)}")
         defaults = {name: default for name, (default, _) in self.arguments.items()}
-        call = {**defaults, **{name: _number(value) for name, value in given.items()}}
+        where = self.name
         try:
-            self.check(call)
+            call = {**defaults, **{name: _number(value) for name, value in given.items()}}
             options: dict[str, Any] = {}
             for name, (_, meaning) in self.arguments.items():
+                where = f"{self.name}, {name}"
                 options |= meaning(call[name], call)
+            where = self.name
+            self.check(call)
             return Config(**self.variant.resolve(options))
         except ConfigError as error:
-            raise ConfigError(f"{self.name}: {error}") from None
+            raise ConfigError(f"{where}: {error}") from None
 
     def _hint(self, name: str) -> str:
         if name in ("params", "parameters", "var_list"):
@@ -53,8 +56,11 @@ class Call:
 def _number(value: Any) -> Any:
     """A one-element array or tensor as a Python number."""
     shape = getattr(value, "shape", None)
-    single = isinstance(shape, tuple) and math.prod(shape) == 1 and hasattr(value, "item")
-    return value.item() if single else value
+    if not isinstance(shape, tuple) or not hasattr(value, "item"):
+        return value
+    if math.prod(shape) != 1:
+        raise ConfigError(f"an array of shape {tuple(shape)} in the place of one value.")
+    return value.item()
 
 
 def same(option: str) -> Meaning:
@@ -71,6 +77,39 @@ def rate(meaning: Meaning) -> Meaning:
         return meaning(value, call)
 
     return given
+
+
+def number(option: str, variant: Variant, at_least: float | None = None) -> Meaning:
+    """A number there, where `option` may also be None, or smaller."""
+
+    def meaning(value: Any, call: Options) -> Options:
+        if value is None:
+            raise ConfigError(
+                f"None in the place of a number, on which it fails too. Give a number, or use "
+                f"af.{variant}(..., {option}=None), where None switches it off."
+            )
+        if at_least is not None and isinstance(value, Real) and not float(value) >= at_least:
+            raise ConfigError(
+                f"{value!r} is below {at_least:g}, which it refuses too. Give a larger number, or "
+                f"use af.{variant}(..., {option}={value!r})."
+            )
+        return {option: value}
+
+    return meaning
+
+
+def unscheduled(option: str, variant: Variant, meaning: Meaning | None = None) -> Meaning:
+    """`meaning`, or the same thing, of what is no function there, where `option` may be one."""
+
+    def checked(value: Any, call: Options) -> Options:
+        if callable(value):
+            raise ConfigError(
+                f"a function in the place of a number, on which it fails. Give a number, or use "
+                f"af.{variant}(..., {option}=f), where f(t) gets the step, which counts from 1."
+            )
+        return (meaning or same(option))(value, call)
+
+    return checked
 
 
 def unless_none(option: str) -> Meaning:

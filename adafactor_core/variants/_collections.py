@@ -64,7 +64,9 @@ pytorch_optimizer = Variant(
     notes=(
         "lr=None is the relative step, its default; there lr is ignored unless "
         "relative_step=False.",
-        "betas[0]=None is beta1=None, fixed_decay weight_decay_by='none'.",
+        "betas[0]=None is beta1=None; in adafactor_jax, where None is the variant's own value, "
+        "beta1=0.0 with momentum_dtype='float32'.",
+        "fixed_decay is weight_decay_by='none'.",
     ),
 )
 came_vectors = Variant(

@@ -10,14 +10,14 @@ from typing import Any
 
 from .._errors import AdafactorError
 from . import get, names
-from ._table import details, source, summary
+from ._table import details, summary
 
 WIDTH = 100
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns 0, or 2 for a name that is none or a library that is missing."""
-    words = _parser().parse_args(argv)
+    words = _parser().parse_intermixed_args(argv)
     try:
         if words.names[:1] == ["diff"]:
             decay = {} if words.weight_decay is None else {"weight_decay": words.weight_decay}
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _table() -> str:
     rows = [("name", "options", "source")]
-    rows += [(v.name, summary(v), source(v)) for v in map(get, names())]
+    rows += [(v.name, summary(v), v.citation) for v in map(get, names())]
     width = max(len(name) for name, *_ in rows)
     lines = []
     for name, *cells in rows:

@@ -106,6 +106,11 @@ class Variant:
             )
         return chosen
 
+    @property
+    def citation(self) -> str:
+        """The source that was read: project, file and version."""
+        return f"{self.project}, {self.file} ({self.version})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         from . import get
 

@@ -41,10 +41,6 @@ def condition(case: When) -> str:
     return f"if {' and '.join(words)}: {listed(case.options)}"
 
 
-def source(v: Variant) -> str:
-    return f"{v.project}, {v.file} ({v.version})"
-
-
 CHECKED = {
     "run": "against the real implementation",
     "formulas": "against golden vectors of its published formulas",
@@ -61,7 +57,7 @@ def details(v: Variant) -> Sequence[tuple[str, Sequence[str]]]:
     """Headings and what belongs under each, for the whole record."""
     call = CALLS.get(v.name)
     rows: list[tuple[str, Sequence[str]]] = [
-        ("source", [source(v)]),
+        ("source", [v.citation]),
         ("options", [summary(v)]),
         ("reproduced", [v.reproduced]),
         ("checked", [accuracy(v)]),

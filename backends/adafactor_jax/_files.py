@@ -26,7 +26,7 @@ def save_state(
     state: af.State,
     lr: Any = None,
     *,
-    variant: str | None = None,
+    variant: str | af.variants.Variant | None = None,
     progress: Callable[[int, int], None] | None = None,
     scan: bool | None = None,
     **options: Any,
@@ -34,8 +34,8 @@ def save_state(
     """Writes the state, and not the parameters, to a file that every framework can read.
 
     `state`: what `adafactor` or `make_step` returned; out of an optax chain, its own element. The
-    options are those that it was made with, of which `scan` makes no difference. Waits for the
-    arrays, and gathers those that lie on several devices, one at a time. As
+    options are those that it was made with, `variant` among them; `scan` makes no difference.
+    Waits for the arrays, and gathers those that lie on several devices, one at a time. As
     `adafactor_core.save_state`, which says more. Raises StateError, TreeError, ConfigError and
     OSError.
     """
@@ -47,7 +47,7 @@ def save_state(
                 "Gather it on all of them, with jax.experimental.multihost_utils."
                 "process_allgather(state, tiled=True), and save the result in one."
             )
-    chosen = config({"lr": lr, **options})
+    chosen = config({"lr": lr, "variant": variant, **options})
     af.save_state(file, tree.leaves, flat, chosen, variant=variant, progress=progress)
 
 

@@ -18,7 +18,8 @@ from adafactor_core.interchange import Raw, Record, TensorRecord
 from adafactor_core.interchange._arrays import array_of, lazily, zeros
 from adafactor_core.interchange._file import in_order
 from adafactor_core.interchange._fit import by_path, check_skips, fit
-from adafactor_core.interchange._options import options_of
+from adafactor_core.interchange._options import label, options_of
+from adafactor_core.variants import Variant
 
 from ._loading import SAVED
 from ._options import at_rest
@@ -57,11 +58,11 @@ class Gather:
 def save_state(
     optimizer: Adafactor,
     file: str | os.PathLike[str],
-    variant: str | None,
+    variant: str | Variant | None,
     progress: Progress | None,
 ) -> None:
     """See Adafactor.save_state."""
-    record, gathers = _record(optimizer, variant or "")
+    record, gathers = _record(optimizer, label(variant))
     mesh = _largest_mesh(optimizer)
     if mesh is None:
         interchange.write(file, record, progress=progress)

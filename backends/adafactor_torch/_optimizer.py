@@ -32,6 +32,7 @@ from adafactor_core._state import counts
 from adafactor_core._step import warn_of_frozen
 from adafactor_core._tree import check_dtype
 from adafactor_core._work import Whole
+from adafactor_core.variants import Variant
 
 from ._counters import count_skips, count_step
 from ._files import load_state, save_state
@@ -165,7 +166,7 @@ class Adafactor(Optimizer):
         self,
         file: str | os.PathLike[str],
         *,
-        variant: str | None = None,
+        variant: str | Variant | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Writes the state, and not the parameters, to a file that every framework can read.
