@@ -113,6 +113,22 @@ def test_names_in_the_groups_are_used():
         layouts.read(saved, "torch", {"x": net[0].weight})
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_float64_is_seen_where_nobody_names_the_dtype(dtype):
+    transformers = pytest.importorskip("transformers")
+    net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 2)).to(dtype)
+    optimizer = transformers.Adafactor(
+        list(net.named_parameters()), lr=1e-3, relative_step=False, beta1=0.9
+    )
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    record = layouts.read(optimizer.state_dict(), "transformers")
+    same(record, layouts.read(optimizer.state_dict(), "transformers", net))
+    assert {t.dtype for t in record.tensors} == {str(dtype).removeprefix("torch.")}
+    assert bool(record.notes) == (dtype == torch.float32)  # as likely bfloat16
+
+
 def test_a_checkpoint_around_the_state_dict():
     net = model()
     optimizer = torch.optim.Adafactor(net.parameters())
@@ -323,6 +339,37 @@ def test_order_is_asked_for_where_it_is_lost(saved, capsys):
     assert run("run.pt out.npz --from torch --params params.json") == 0
     assert run("out.npz x.pt --to torch") == 1
     assert "position alone" in capsys.readouterr().err
+
+
+def test_groups_without_options_are_said_to_be_so(saved, capsys):
+    assert run("run.pt bare.pt --from torch --to torch --params params.json") == 0
+    told = capsys.readouterr().err
+    assert told.startswith("note: its groups hold no options")
+    assert "layouts.load_torch(optimizer, state)" in told
+    net = model()
+    optimizer = torch.optim.Adafactor(net.parameters(), lr=0.5)
+    layouts.load_torch(optimizer, torch.load("bare.pt"))
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    train(net, optimizer, 1)
+    line = "run.pt whole.pt --from torch --to torch --params params.json --like run.pt"
+    assert run(line) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_notes_are_no_approximations(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    transformers = pytest.importorskip("transformers")
+    net = model()
+    optimizer = transformers.Adafactor(list(net.named_parameters()), beta1=0.9)
+    train(net, optimizer, 2)
+    torch.save(optimizer.state_dict(), "run.pt")
+    assert run("run.pt run.npz --from transformers") == 0
+    assert capsys.readouterr().err.startswith("note: dtypes of parameters are taken for float32")
+    line = "run.pt out.pt --from transformers --to torch --approximate"
+    assert run(line) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [x.split()[0] for x in told] == ["note:", "note:", "approximated:"]
+    assert "momentum is dropped" in told[2]
 
 
 class Evil:

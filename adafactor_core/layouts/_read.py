@@ -57,6 +57,7 @@ def read(
     chosen = chosen_options(format, options, leaves, where)
     lose = Losses(approximate)
     assumed = ("dtypes of parameters are taken for float32: the state does not tell them",)
+    unsure = params is None and fmt.statistics != "param" and any(p.dtype == "float32" for p in known)
     tensors, ages, used = _tensors(fmt, where, leaves, chosen, lose)
     done = _steps(fmt, leaves, ages, used, step, lose)
     if step is None:
@@ -75,7 +76,7 @@ def read(
         skipped=None if skipped is None else number(skipped, "skipped"),
         variant="" if fmt.ours else format,
         options=shown,
-        notes=lose.notes() + (assumed if params is None and fmt.statistics != "param" else ()),
+        notes=lose.notes() + (assumed if unsure else ()),
     )
 
 

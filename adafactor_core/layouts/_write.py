@@ -10,7 +10,7 @@ from .._errors import StateError
 from .._tree import some
 from ..interchange import Record, TensorRecord
 from ._arrays import is_array, raw, scalar
-from ._find import Keys, Place, by_tensor, has_names, places, torch_dict
+from ._find import BARE_GROUP, Keys, Place, by_tensor, has_names, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
 from ._nest import Make, count, nested, put
@@ -39,7 +39,8 @@ def write(
     `template`: a state that the user's own optimizer has just made (`tx.init(params)`,
     `optimizer.state_dict()`); it comes back filled, with the same containers, dtypes, devices and
     order, and says what is factored and whether there is momentum. Without one: a torch state dict
-    with what the format needs, or the flattened form, {key: array}. `params`: the optimizer's
+    whose groups hold no options, which `load_torch` loads and `load_state_dict` alone does not, or
+    the flattened form, {key: array}. `params`: the optimizer's
     parameters, where their order counts and is not the Record's. `options`: where the format's
     differ; with `beta1` among them there is momentum. `arrays`: of which library ("raw", "numpy",
     "torch", "jax", "mlx", or a function of a Raw); default the template's, else torch's in a state
@@ -191,9 +192,8 @@ def _sights(
 def _averages(fmt: Format, place: Place, groups: Flat) -> bool | None:
     """Whether the optimizer of a fresh state dict keeps momentum; None where nobody says."""
     group = f"param_groups.{place.fields.get('group')}."
-    bare = {"params", "param_names", "step"}
     options = {key.removeprefix(group).split(".")[0] for key in groups if key.startswith(group)}
-    return group + fmt.averages in groups if fmt.averages and options - bare else None
+    return group + fmt.averages in groups if fmt.averages and options - BARE_GROUP else None
 
 
 def _target(
