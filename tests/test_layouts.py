@@ -518,12 +518,18 @@ def test_a_parameter_without_state_has_none_afterwards():
         "param_groups": [{"params": [0, 1, 2]}],
     }
     record = layouts.read(state, "transformers", v)
-    assert [t.path for t in record.tensors] == ["a", "b"]
+    assert [(t.path, t.step) for t in record.tensors] == [("a", None), ("frozen", 0), ("b", None)]
     again = layouts.write(record, "transformers", state, params=v, arrays="numpy")
     assert again["state"].keys() == {0, 2}
     np.testing.assert_array_equal(again["state"][2]["exp_avg_sq"], v["b"])
-    with pytest.raises(af.StateError, match="Missing: 'frozen'"):
-        layouts.write(record, "optax", params=v)
+    with pytest.raises(af.StateError, match="'frozen' .* it has taken 0 steps, others 5"):
+        layouts.write(record, "optax", params=v, options={"min_dim_size_to_factor": 1})
+    masked = {name: x for name, x in v.items() if name != "frozen"}
+    made = layouts.write(record, "optax", params=masked)
+    assert not any("frozen" in key for key in made)
+    for params in (masked, None):
+        again = layouts.write(record, "optax", made, params=params)
+        assert again.keys() == made.keys()
 
 
 def test_positions_mean_nothing_without_the_parameters():

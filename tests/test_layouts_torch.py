@@ -189,6 +189,88 @@ def test_a_fresh_optimizer_says_whether_it_keeps_momentum():
         assert not any("exp_avg" in s for s in made["state"].values())
 
 
+def frozen(net, optimizer, steps):
+    """Without a gradient for 2.weight, 2.bias and 1.bias."""
+    for name in ("2.weight", "2.bias", "1.bias"):
+        net.get_parameter(name).requires_grad_(False)
+    train(net, optimizer, steps)
+
+
+def test_tensors_without_state_go_on_in_ours(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    net = model()
+    optimizer = transformers.Adafactor(net.parameters(), beta1=0.9)
+    frozen(net, optimizer, 3)
+    record = layouts.read(optimizer.state_dict(), "transformers", net)
+    assert [t.path for t in record.tensors] == [n for n, _ in net.named_parameters()]
+    found = {t.path: t for t in record.tensors}
+    assert {p for p, t in found.items() if t.step == 0} == {"2.weight", "2.bias", "1.bias"}
+    assert {p for p, t in found.items() if t.step is None} == found.keys() - {
+        "2.weight", "2.bias", "1.bias"
+    }  # fmt: skip
+    new = found["2.weight"]
+    assert (new.row_axes, new.col_axes) == (found["0.weight"].row_axes, found["0.weight"].col_axes)
+    shapes = {s: (raw.dtype, raw.shape) for s, raw in new.slots.items()}
+    assert shapes == {
+        "row": ("float32", (4, 1)), "col": ("float32", (1, 4)), "momentum": ("float32", (4, 4))
+    }  # fmt: skip
+    interchange.write(tmp_path / "run.npz", record)
+    there = model()
+    there.load_state_dict(net.state_dict())
+    options = af.variants.options(af.variants.transformers(beta1=0.9))
+    other = ours(there, **options)
+    other.load_state(tmp_path / "run.npz")
+    for n in (net, there):
+        n.requires_grad_(True)
+    train(net, optimizer, 3, seed=1)
+    train(there, other, 3, seed=1)
+    assert error(there, net) < 1e-6
+
+
+def test_tensors_without_state_stay_without_in_torch():
+    transformers = pytest.importorskip("transformers")
+    net = model()
+    optimizer = transformers.Adafactor(net.parameters(), beta1=0.9)
+    frozen(net, optimizer, 3)
+    saved = optimizer.state_dict()
+    record = layouts.read(saved, "transformers", net, step=3)  # told: theirs is 0 all the same
+    assert [t.step for t in record.tensors].count(0) == 3
+    for template in (None, transformers.Adafactor(net.parameters(), beta1=0.9).state_dict()):
+        made = layouts.write(record, "transformers", template, params=net)
+        assert made["state"].keys() == saved["state"].keys()
+    stale = transformers.Adafactor(net.parameters(), beta1=0.9)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    stale.step()
+    made = layouts.write(record, "transformers", stale.state_dict(), params=net)
+    assert not made["state"][4]["exp_avg"].any()
+    assert made["state"][4]["step"] == 0
+    # Elsewhere there is one number for all, unless they are masked.
+    with pytest.raises(af.StateError, match="it has taken 0 steps, others 3"):
+        layouts.write(record, "mlx")
+    trained = {n: p for n, p in net.named_parameters() if p.requires_grad}
+    assert "2.weight.exp_avg" not in layouts.write(record, "mlx", params=trained)
+    all_at_once = layouts.read(saved, "transformers", net)
+    assert [t.step for t in all_at_once.tensors] == [t.step for t in record.tensors]
+
+
+@pytest.mark.parametrize("buffer", ["float32", "bfloat16", "int8"])
+def test_tensors_without_state_of_our_own(buffer, tmp_path):
+    options = {"lr": 1e-2, "beta1": 0.9, "momentum_dtype": buffer, "rounding": "kahan",
+               "nonfinite": "skip_tensor"}  # fmt: skip
+    net = model().bfloat16()
+    optimizer = ours(net, **options)
+    for name, p in net.named_parameters():
+        if not name.startswith("2"):
+            p.grad = torch.randn_like(p)
+    optimizer.step()
+    optimizer.save_state(tmp_path / "run.npz")
+    same(
+        layouts.read(optimizer.state_dict(), "adafactor_torch", net),
+        interchange.read(tmp_path / "run.npz"),
+    )
+
+
 def test_groups_with_options_of_their_own():
     def make(net):
         from adafactor_torch import Adafactor

@@ -21,6 +21,7 @@ from ._reshape import still
 from ._retarget import Losses, Target, retargeted, wide
 from ._sight import Sight, expected
 from ._table import format_of
+from ._untouched import untouched
 
 
 def write(
@@ -89,10 +90,16 @@ def _written(
             f"the optimizer that is to go on (torch_order gives it)."
         )
     known = described(record if params is None else params, fmt.tree_order)
-    tensors = {t.path: t if momentum else still(t) for t in record.tensors}
+    named = {p.path for p in known}
+    tensors = {
+        t.path: t if momentum else still(t)
+        for t in record.tensors
+        if t.path in named or not untouched(t, record)  # which are zeros, and may be masked there
+    }
     _check_fit(fmt, known, tensors)
     # torch gives a parameter its state with its first gradient: without one it has its place only.
-    where = [place for place in places(fmt, known, state) if place.param.path in tensors]
+    every = places(fmt, known, state)
+    where = [place for place in every if place.param.path in tensors]
     chosen = chosen_options(format, options, state, where)
     bare = not any(is_array(x) for key, x in state.items() if not key.startswith("param_groups"))
     keys = Keys(fmt, None if bare else state)
@@ -104,6 +111,8 @@ def _written(
     counted: dict[str, int] = {}
     configs = resolve(chosen, [place.param.path for place in where])
     for place, sight, o in zip(where, found, configs, strict=True):
+        if sight is None:
+            continue
         t = tensors[place.param.path]
         to = _target(fmt, place.param.dtype, sight, o, {} if bare else state, momentum)
         put(fmt, retargeted(t, record, to, lose), t, place, sight, state, out)
@@ -132,7 +141,7 @@ def _written(
     if fmt.skipped and fmt.skipped[1].removeprefix("{at}") in state:
         key = fmt.skipped[1].removeprefix("{at}")
         out[key] = count(fmt, record.skipped or 0, state[key])
-    return nested(fmt, out, where, inner, arrays)
+    return nested(fmt, out, every, inner, arrays)
 
 
 def _by_position(fmt: Format) -> bool:
@@ -166,23 +175,28 @@ def _sights(
     given: Mapping[str, Any] | Config | None,
     momentum: bool,
     groups: Flat,
-) -> list[Sight]:
-    """By the template where there is one, else by rule."""
+) -> list[Sight | None]:
+    """By the template where there is one, else by rule; None for what is not to be there."""
+    new = {t.path for t in record.tensors if untouched(t, record)}
     if state:
         found = sights(fmt, where, state, options, keys)
         absent = {place.param.path for place, s in zip(where, found, strict=True) if s is None}
+        absent -= new
         if absent:
             raise StateError(
                 f"the template has nothing for {some(absent)}. Make it with the optimizer, and for "
                 f"the parameters, that are to go on."
             )
-        return [sight for sight in found if sight is not None]
+        return found
     configs = resolve(options, [place.param.path for place in where])
     known = fmt.ours or isinstance(given, Config) or (given is not None and "beta1" in given)
     has = {t.path for t in record.tensors if "momentum" in t.slots and momentum}
-    out = []
+    out: list[Sight | None] = []
     for place, o in zip(where, configs, strict=True):
         path = place.param.path
+        if fmt.family == "torch" and path in new:
+            out.append(None)
+            continue
         told = o.beta1 is not None if known else _averages(fmt, place, groups)
         wanted = path in has if told is None else told
         out.append(expected(fmt, place, keys, o, wanted and "momentum" in fmt.factored))
