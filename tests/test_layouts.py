@@ -269,8 +269,31 @@ def test_of_other_parameters():
 def test_names_of_formats_and_options():
     with pytest.raises(af.ConfigError, match="Did you mean 'transformers'"):
         layouts.read({}, "transformer", {})
+    one = {"step": 1, "a": {"exp_avg_sq": squares((3,))}}
+    for given, told in {
+        "min_dim": r"unknown option 'min_dim'\. Did you mean",
+        "foo": r"unknown option 'foo'\. Options: ",
+        "relative_step": r"unknown option 'relative_step'\. It is a word of",
+    }.items():
+        with pytest.raises(af.ConfigError, match=told):
+            layouts.read(one, "mlx", {"a": squares((3,))}, options={given: 1})
+
+
+def test_a_relative_step_as_json_has_it():
+    one, v = {"step": 1, "a": {"exp_avg_sq": squares((3,))}}, {"a": squares((3,))}
+    for given in ({"cap": None}, {"cap": 0.5, "warmup_init": True}, None):
+        step = given if given is None else af.RelativeStep(**given)
+        read = [layouts.read(one, "mlx", v, options={"lr": 0.1, "step_size": s})
+                for s in (given, step)]  # fmt: skip
+        assert read[0].options == read[1].options
+        assert read[0].options.get("step_size") == (given and {"warmup_init": False, **given})
+    for wrong in ({"cop": 1}, {3: 1}):
+        with pytest.raises(af.ConfigError, match="step_size has the unknown entry"):
+            layouts.read(one, "mlx", v, options={"step_size": wrong})
+    with pytest.raises(af.ConfigError, match="step_size must be None or RelativeStep"):
+        layouts.read(one, "mlx", v, options={"step_size": 3})
     with pytest.raises(af.ConfigError, match="unknown option"):
-        layouts.read({"step": 1}, "mlx", {"a": squares((3,))}, options={"min_dim": 3})
+        layouts.read(one, "mlx", v, options={"rules": [("a", {"foo": 1})]})
 
 
 def test_quantised_momentum_is_refused():
@@ -522,7 +545,7 @@ def test_a_parameter_without_state_has_none_afterwards():
     again = layouts.write(record, "transformers", state, params=v, arrays="numpy")
     assert again["state"].keys() == {0, 2}
     np.testing.assert_array_equal(again["state"][2]["exp_avg_sq"], v["b"])
-    with pytest.raises(af.StateError, match="'frozen' .* it has taken 0 steps, others 5"):
+    with pytest.raises(af.StateError, match=r"'frozen' .* it has taken 0 steps, others 5"):
         layouts.write(record, "optax", params=v, options={"min_dim_size_to_factor": 1})
     masked = {name: x for name, x in v.items() if name != "frozen"}
     made = layouts.write(record, "optax", params=masked)

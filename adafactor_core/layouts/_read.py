@@ -17,6 +17,7 @@ from ._find import Keys, Place, by_tensor, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
 from ._inferred import inferred
+from ._names import NameMap, renamed
 from ._options import chosen_options
 from ._params import Param, described
 from ._retarget import Losses, cast, wide
@@ -33,6 +34,7 @@ def read(
     options: Mapping[str, Any] | Config | None = None,
     step: int | None = None,
     approximate: bool = False,
+    name_map: NameMap | None = None,
 ) -> Record:
     """The state of an implementation as a Record. Arrays are read when the Record's are.
 
@@ -46,9 +48,10 @@ def read(
 
     Statistics become float32 (float64 of float64 parameters), which loses nothing. A parameter
     that torch keeps no state of, because no gradient has reached it, is at step 0 with zeros; in
-    other states it is left out, and so it is without `params`. Raises ConfigError, StateError, TreeError or DTypeError, naming the
-    tensor. `approximate`: what cannot be had exactly (tensors with different numbers of steps) is
-    listed in `notes` instead.
+    other states it is left out, and so it is without `params`. `name_map`: names and axes that the
+    Record is to have, as `renamed` takes them; `params` have the old ones. Raises ConfigError,
+    StateError, TreeError, ShapeError or DTypeError, naming the tensor. `approximate`: what cannot
+    be had exactly (tensors with different numbers of steps) is listed in `notes` instead.
     """
     fmt = format_of(format)
     if fmt.family == "torch":
@@ -76,14 +79,15 @@ def read(
     elif fmt.unfactored_options:
         vectors = [t.path for t in tensors if not t.row_axes]
         shown |= {"rules": [[path, dict(fmt.unfactored_options)] for path in vectors]}
-    return Record(
+    record = Record(
         done,
         tuple(tensors),
         skipped=None if skipped is None else number(skipped, "skipped"),
         variant="" if fmt.ours else format,
         options=shown,
-        notes=lose.notes() + (assumed if unsure else ()),
+        notes=lose.notes() + (assumed if params is None and unsure else ()),
     )
+    return record if name_map is None else renamed(record, name_map)
 
 
 def sights(

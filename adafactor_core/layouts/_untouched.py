@@ -1,4 +1,4 @@
-"""Tensors that no gradient has reached: torch keeps nothing for them, a Record the zeros it means."""
+"""Tensors that no gradient has reached: torch keeps nothing for them, a Record zeros."""
 
 from __future__ import annotations
 

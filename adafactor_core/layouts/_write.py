@@ -13,6 +13,7 @@ from ._arrays import is_array, raw, scalar
 from ._find import BARE_GROUP, Keys, Place, by_tensor, has_names, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
+from ._names import NameMap, renamed
 from ._nest import Make, count, nested, put
 from ._options import chosen_options
 from ._params import Param, described
@@ -34,6 +35,7 @@ def write(
     arrays: str | Make | None = None,
     momentum: bool = True,
     approximate: bool = False,
+    name_map: NameMap | None = None,
 ) -> Any:
     """A Record as an implementation keeps its state.
 
@@ -46,11 +48,13 @@ def write(
     differ; with `beta1` among them there is momentum. `arrays`: of which library ("raw", "numpy",
     "torch", "jax", "mlx", or a function of a Raw); default the template's, else torch's in a state
     dict, and Raw.
-    `momentum=False` leaves it behind.
+    `momentum=False` leaves it behind. `name_map`: names and axes of the target, as `renamed` takes
+    them; `template` and `params` have the new ones.
 
     Raises StateError for what cannot be converted exactly, naming the tensor and the way out;
     `approximate=True` converts it nevertheless: `losses` tells beforehand what that would be.
     """
+    record = record if name_map is None else renamed(record, name_map)
     return _written(
         record, format, template, params, options, arrays, momentum, Losses(approximate)
     )
@@ -64,8 +68,10 @@ def losses(
     params: Any = None,
     options: Mapping[str, Any] | Config | None = None,
     momentum: bool = True,
+    name_map: NameMap | None = None,
 ) -> tuple[str, ...]:
     """What `write` with `approximate=True` would change, in words; () for nothing."""
+    record = record if name_map is None else renamed(record, name_map)
     lose = Losses(True)
     _written(record, format, template, params, options, "raw", momentum, lose)
     return lose.notes()
