@@ -271,7 +271,7 @@ def test_names_of_formats_and_options():
         layouts.read({}, "transformer", {})
     one = {"step": 1, "a": {"exp_avg_sq": squares((3,))}}
     for given, told in {
-        "min_dim": r"unknown option 'min_dim'\. Did you mean",
+        "min_dim_size": r"unknown option 'min_dim_size'\. Did you mean",
         "foo": r"unknown option 'foo'\. Options: ",
         "relative_step": r"unknown option 'relative_step'\. It is a word of",
     }.items():

@@ -231,7 +231,7 @@ def test_name_maps_on_the_way():
 
 def test_name_maps_start_from_the_old_names():
     config = af.Config()
-    params, state, record = trained(config, SHAPES)
+    params, _, record = trained(config, SHAPES)
     back = layouts.inverse(NAMES)
     flat = layouts.write(record, "mlx", arrays="numpy", name_map=NAMES)
     new = {_new(n): x.transpose(_axes(n)) for n, x in params.items()}
