@@ -349,6 +349,84 @@ def test_loading_keeps_float32_state_of_bfloat16_parameters():
     again.step()
 
 
+def full(name, **options):
+    return getattr(af.variants, name)(**options)
+
+
+KNOWN = {
+    "torch": ("torch", {"lr": 0.01, "weight_decay": 0.1, "maximize": True}),
+    "torch, clamped": ("torch", {"lr": 0.5, "eps1": 1e-9, "eps1_mode": "clamp"}),
+    "transformers": ("transformers", {"beta1": 0.9, "eps2": 1e-2, "step_size": af.RelativeStep()}),
+    "transformers, lr": ("transformers", {"lr": 0.1, "step_size": None, "decay_rate": 0.7}),
+    "timm": ("timm", {"lr": 0.1, "step_size": None, "scale_parameter": False, "beta1": 0.9}),
+    "timm, relative": ("timm", {"step_size": af.RelativeStep(warmup_init=True)}),
+    "ours": ("adafactor_torch", {"lr": 0.1, "beta1": 0.9, "weight_decay": 0.2}),
+    "ours, relative": ("adafactor_torch", {"step_size": af.RelativeStep(cap=0.5)}),
+}
+
+
+@pytest.mark.parametrize("case", list(KNOWN))
+def test_groups_are_whole_where_the_options_are_known(case):
+    """The optimizer that loads such a state dict as ever goes on as ours does."""
+    name, options = KNOWN[case]
+    if name == "adafactor_torch":
+        config, theirs = af.Config(**options), ours_of
+    else:
+        config = full(name, **options)
+        module = pytest.importorskip({"torch": "torch.optim", "timm": "timm.optim"}.get(name, name))
+        theirs = module.Adafactor
+    net = model()
+    mine = ours(net, **af.variants.options(config))
+    train(net, mine, 3)
+    record = layouts.read(mine.state_dict(), "adafactor_torch", net)
+    for given in (config, options):
+        there = model()
+        there.load_state_dict(net.state_dict())
+        other = theirs(list(there.named_parameters()))
+        fresh = other.state_dict()["param_groups"][0]
+        made = layouts.write(record, name, params=net, options=given)
+        assert made["param_groups"][0].keys() >= fresh.keys() - {"capturable"}
+        other.load_state_dict(made)
+        here = model()
+        here.load_state_dict(net.state_dict())
+        again = ours(here, **af.variants.options(config))
+        again.load_state_dict(mine.state_dict())
+        train(here, again, 3, seed=1)
+        train(there, other, 3, seed=1)
+        assert error(there, here) < 1e-6
+
+
+def ours_of(pairs):
+    from adafactor_torch import Adafactor
+
+    return Adafactor(pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("torch", None),
+        ("transformers", {"beta1": None, "eps2": 1e-2}),
+        ("torch", {"weight_decay": 0.1}),  # nobody has said the rate
+        ("torch", af.Config(lr=0.1)),  # which is not what torch.optim does
+        ("transformers", af.Config(lr=0.1, rules=[("*", {"lr": 0.2})])),
+        ("transformers", full("transformers", seed=3)),
+        ("torch", full("torch", lr=0.1, decay_rate=lambda t: 0.5)),
+        ("transformers", full("transformers", lr=0.1, decay_type="adam", decay_rate=0.9)),
+        ("timm_bigvision", {"lr": 0.1}),
+        ("adafactor_torch", {"weight_decay": 0.1}),
+        ("adafactor_torch", af.Config(lr=lambda t: 0.1)),
+    ],
+)
+def test_groups_stay_bare_where_something_is_not_known(name, given):
+    net = model()
+    optimizer = torch.optim.Adafactor(net.parameters())
+    train(net, optimizer, 2)
+    record = layouts.read(optimizer.state_dict(), "torch", net)
+    made = layouts.write(record, name, params=net, options=given, approximate=True)
+    assert made["param_groups"][0].keys() == {"params", "param_names"}
+
+
 # ---- the command -------------------------------------------------------------------------------
 
 
@@ -436,6 +514,18 @@ def test_groups_without_options_are_said_to_be_so(saved, capsys):
     line = "run.pt whole.pt --from torch --to torch --params params.json --like run.pt"
     assert run(line) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_the_command_fills_groups_of_known_options(saved, capsys):
+    line = "run.pt out.pt --from torch --to torch --params params.json --to-options"
+    assert run(line + ' {"lr":0.25,"weight_decay":0.5}') == 0
+    assert capsys.readouterr().err == ""
+    net = model()
+    optimizer = torch.optim.Adafactor(net.parameters())
+    optimizer.load_state_dict(torch.load("out.pt"))
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    assert optimizer.param_groups[0]["d"] == 1.0
+    train(net, optimizer, 1)
 
 
 def test_notes_are_no_approximations(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from ._arrays import is_array, raw, scalar
 from ._find import BARE_GROUP, Keys, Place, by_tensor, has_names, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
+from ._groups import known_group
 from ._names import NameMap, renamed
 from ._nest import Make, count, nested, put
 from ._options import chosen_options
@@ -41,9 +42,11 @@ def write(
 
     `template`: a state that the user's own optimizer has just made (`tx.init(params)`,
     `optimizer.state_dict()`); it comes back filled, with the same containers, dtypes, devices and
-    order, and says what is factored and whether there is momentum. Without one: a torch state dict
-    whose groups hold no options, which `load_torch` loads and `load_state_dict` alone does not, or
-    the flattened form, {key: array}. `params`: the optimizer's
+    order, and says what is factored and whether there is momentum. Without one: a torch state dict,
+    or the flattened form, {key: array}. The groups of such a state dict hold options only where
+    `options` is a Config, or says the rate, and the format is "torch", "transformers", "timm" or
+    "adafactor_torch"; otherwise `load_torch` loads it, and `load_state_dict` alone does not.
+    `params`: the optimizer's
     parameters, where their order counts and is not the Record's. `options`: where the format's
     differ; with `beta1` among them there is momentum. `arrays`: of which library ("raw", "numpy",
     "torch", "jax", "mlx", or a function of a Raw); default the template's, else torch's in a state
@@ -147,7 +150,9 @@ def _written(
     if fmt.skipped and fmt.skipped[1].removeprefix("{at}") in state:
         key = fmt.skipped[1].removeprefix("{at}")
         out[key] = count(fmt, record.skipped or 0, state[key])
-    return nested(fmt, out, every, inner, arrays)
+    buffers = any(sight is not None and "momentum" in sight.keys for sight in found)
+    group = {} if inner is not None else known_group(format, options, chosen, buffers)
+    return nested(fmt, out, every, inner, arrays, group)
 
 
 def _by_position(fmt: Format) -> bool:
