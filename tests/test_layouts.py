@@ -269,8 +269,31 @@ def test_of_other_parameters():
 def test_names_of_formats_and_options():
     with pytest.raises(af.ConfigError, match="Did you mean 'transformers'"):
         layouts.read({}, "transformer", {})
+    one = {"step": 1, "a": {"exp_avg_sq": squares((3,))}}
+    for given, told in {
+        "min_dim_size": r"unknown option 'min_dim_size'\. Did you mean",
+        "foo": r"unknown option 'foo'\. Options: ",
+        "relative_step": r"unknown option 'relative_step'\. It is a word of",
+    }.items():
+        with pytest.raises(af.ConfigError, match=told):
+            layouts.read(one, "mlx", {"a": squares((3,))}, options={given: 1})
+
+
+def test_a_relative_step_as_json_has_it():
+    one, v = {"step": 1, "a": {"exp_avg_sq": squares((3,))}}, {"a": squares((3,))}
+    for given in ({"cap": None}, {"cap": 0.5, "warmup_init": True}, None):
+        step = given if given is None else af.RelativeStep(**given)
+        read = [layouts.read(one, "mlx", v, options={"lr": 0.1, "step_size": s})
+                for s in (given, step)]  # fmt: skip
+        assert read[0].options == read[1].options
+        assert read[0].options.get("step_size") == (given and {"warmup_init": False, **given})
+    for wrong in ({"cop": 1}, {3: 1}):
+        with pytest.raises(af.ConfigError, match="step_size has the unknown entry"):
+            layouts.read(one, "mlx", v, options={"step_size": wrong})
+    with pytest.raises(af.ConfigError, match="step_size must be None or RelativeStep"):
+        layouts.read(one, "mlx", v, options={"step_size": 3})
     with pytest.raises(af.ConfigError, match="unknown option"):
-        layouts.read({"step": 1}, "mlx", {"a": squares((3,))}, options={"min_dim": 3})
+        layouts.read(one, "mlx", v, options={"rules": [("a", {"foo": 1})]})
 
 
 def test_quantised_momentum_is_refused():
@@ -459,7 +482,7 @@ def test_momentum_in_int8_is_the_average_that_it_stands_for():
     made = layouts.write(record, "optax", arrays="numpy", options={"min_dim_size_to_factor": 2})
     q, scale = array(record, "w", "momentum"), array(record, "w", "momentum_scale")
     wanted = q.astype("f4") * np.repeat(scale, 128, axis=1)[:, :300]
-    np.testing.assert_array_equal(made["1.ema.w"], wanted)
+    np.testing.assert_array_equal(made["4.ema.w"], wanted)
     wide = layouts.read(made, "optax", record)
     int8 = af.Config(**MOMENTUM, factored_dims="largest", momentum_dtype="int8")
     with pytest.raises(af.StateError, match="rounded from float32 to int8"):
@@ -518,12 +541,18 @@ def test_a_parameter_without_state_has_none_afterwards():
         "param_groups": [{"params": [0, 1, 2]}],
     }
     record = layouts.read(state, "transformers", v)
-    assert [t.path for t in record.tensors] == ["a", "b"]
+    assert [(t.path, t.step) for t in record.tensors] == [("a", None), ("frozen", 0), ("b", None)]
     again = layouts.write(record, "transformers", state, params=v, arrays="numpy")
     assert again["state"].keys() == {0, 2}
     np.testing.assert_array_equal(again["state"][2]["exp_avg_sq"], v["b"])
-    with pytest.raises(af.StateError, match="Missing: 'frozen'"):
-        layouts.write(record, "optax", params=v)
+    with pytest.raises(af.StateError, match=r"'frozen' .* it has taken 0 steps, others 5"):
+        layouts.write(record, "optax", params=v, options={"min_dim_size_to_factor": 1})
+    masked = {name: x for name, x in v.items() if name != "frozen"}
+    made = layouts.write(record, "optax", params=masked)
+    assert not any("frozen" in key for key in made)
+    for params in (masked, None):
+        again = layouts.write(record, "optax", made, params=params)
+        assert again.keys() == made.keys()
 
 
 def test_positions_mean_nothing_without_the_parameters():

@@ -78,6 +78,29 @@ def test_ours_into_optax_and_on():
     assert error(a, b) < 1e-6
 
 
+def test_flat_keys_are_those_of_the_whole_optimizer(tmp_path):
+    from adafactor_core.layouts._main import main
+
+    params, grads = problem()
+    mine, config = ours(beta1=0.9)
+    middle, state = train(mine, params, mine.init(params), grads[:5])
+    record = layouts.read(state, "adafactor_core", middle, options=config)
+    source, target = str(tmp_path / "in.npz"), str(tmp_path / "out.npz")
+    interchange.write(source, record)
+    small = ["--to-options", '{"min_dim_size_to_factor": 2}']
+    assert main([source, target, "--to", "optax", *small]) == 0
+    tx = optax.adafactor(**CALL, momentum=0.9)
+    leaves = {
+        key: np.frombuffer(raw.bytes(), raw.dtype).reshape(raw.shape)
+        for key, raw in interchange.read_arrays(target)[0].items()
+    }
+    there = layouts.filled(tx.init(params), leaves)
+    assert layouts.flat(there).keys() == leaves.keys()
+    a, _ = train(tx, middle, there, grads[5:])
+    b, _ = train(mine, middle, state, grads[5:])
+    assert error(a, b) < 1e-6
+
+
 WRAPPERS = {
     "chain": lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx),
     "hyperparameters": lambda tx: optax.inject_hyperparams(

@@ -205,3 +205,35 @@ def test_ambiguity_is_refused_with_the_candidates():
         layouts.torch_to_flax(torch, {"a": {"kernel": np.zeros((6, 4))}})
     with pytest.raises(af.TreeError, match=r"flax tree has 'c.kernel'"):
         layouts.torch_to_flax({}, {"c": {"kernel": np.zeros((6, 4))}})
+
+
+def test_name_maps_on_the_way():
+    config = af.Config(beta1=0.9)
+    params, state, record = trained(config, SHAPES)
+    moved = layouts.renamed(record, NAMES)
+    for names in (NAMES, NAMES.__getitem__):
+        same(layouts.read(state, "adafactor_core", params, options=config, name_map=names), moved)
+    other = {_new(n): x.transpose(_axes(n)) for n, x in params.items()}
+    want = layouts.flat(layouts.write(moved, "mlx", params=other, arrays="numpy"))
+    for names in (NAMES, NAMES.__getitem__):
+        made = layouts.write(record, "mlx", params=other, arrays="numpy", name_map=names)
+        assert made.keys() == want.keys()
+        assert all(np.array_equal(made[key], want[key]) for key in want)
+        told = layouts.losses(record, "keras", params=other, name_map=names)
+        assert told == layouts.losses(moved, "keras", params=other)
+        assert "fc.kernel" in told[0]
+    with pytest.raises(af.TreeError, match=r"Without a new name: .*fc\.weight"):
+        layouts.write(record, "mlx", name_map={"fc.bias": "x"})
+    with pytest.raises(af.ShapeError, match="no order of its axes"):
+        layouts.read(state, "adafactor_core", params, options=config,
+                     name_map=lambda path: (path, (0, 0)))  # fmt: skip
+
+
+def test_name_maps_start_from_the_old_names():
+    config = af.Config()
+    params, _, record = trained(config, SHAPES)
+    back = layouts.inverse(NAMES)
+    flat = layouts.write(record, "mlx", arrays="numpy", name_map=NAMES)
+    new = {_new(n): x.transpose(_axes(n)) for n, x in params.items()}
+    again = layouts.read(flat, "mlx", new, name_map=back)
+    same(layouts.reshaped(again, config), record)

@@ -113,6 +113,22 @@ def test_names_in_the_groups_are_used():
         layouts.read(saved, "torch", {"x": net[0].weight})
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_float64_is_seen_where_nobody_names_the_dtype(dtype):
+    transformers = pytest.importorskip("transformers")
+    net = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 2)).to(dtype)
+    optimizer = transformers.Adafactor(
+        list(net.named_parameters()), lr=1e-3, relative_step=False, beta1=0.9
+    )
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    record = layouts.read(optimizer.state_dict(), "transformers")
+    same(record, layouts.read(optimizer.state_dict(), "transformers", net))
+    assert {t.dtype for t in record.tensors} == {str(dtype).removeprefix("torch.")}
+    assert bool(record.notes) == (dtype == torch.float32)  # as likely bfloat16
+
+
 def test_a_checkpoint_around_the_state_dict():
     net = model()
     optimizer = torch.optim.Adafactor(net.parameters())
@@ -171,6 +187,88 @@ def test_a_fresh_optimizer_says_whether_it_keeps_momentum():
         assert not any(s["exp_avg"].any() for s in made["state"].values())
         made = layouts.write(record, "transformers", fresh[None], params=net, momentum=False)
         assert not any("exp_avg" in s for s in made["state"].values())
+
+
+def frozen(net, optimizer, steps):
+    """Without a gradient for 2.weight, 2.bias and 1.bias."""
+    for name in ("2.weight", "2.bias", "1.bias"):
+        net.get_parameter(name).requires_grad_(False)
+    train(net, optimizer, steps)
+
+
+def test_tensors_without_state_go_on_in_ours(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    net = model()
+    optimizer = transformers.Adafactor(net.parameters(), beta1=0.9)
+    frozen(net, optimizer, 3)
+    record = layouts.read(optimizer.state_dict(), "transformers", net)
+    assert [t.path for t in record.tensors] == [n for n, _ in net.named_parameters()]
+    found = {t.path: t for t in record.tensors}
+    assert {p for p, t in found.items() if t.step == 0} == {"2.weight", "2.bias", "1.bias"}
+    assert {p for p, t in found.items() if t.step is None} == found.keys() - {
+        "2.weight", "2.bias", "1.bias"
+    }  # fmt: skip
+    new = found["2.weight"]
+    assert (new.row_axes, new.col_axes) == (found["0.weight"].row_axes, found["0.weight"].col_axes)
+    shapes = {s: (raw.dtype, raw.shape) for s, raw in new.slots.items()}
+    assert shapes == {
+        "row": ("float32", (4, 1)), "col": ("float32", (1, 4)), "momentum": ("float32", (4, 4))
+    }  # fmt: skip
+    interchange.write(tmp_path / "run.npz", record)
+    there = model()
+    there.load_state_dict(net.state_dict())
+    options = af.variants.options(af.variants.transformers(beta1=0.9))
+    other = ours(there, **options)
+    other.load_state(tmp_path / "run.npz")
+    for n in (net, there):
+        n.requires_grad_(True)
+    train(net, optimizer, 3, seed=1)
+    train(there, other, 3, seed=1)
+    assert error(there, net) < 1e-6
+
+
+def test_tensors_without_state_stay_without_in_torch():
+    transformers = pytest.importorskip("transformers")
+    net = model()
+    optimizer = transformers.Adafactor(net.parameters(), beta1=0.9)
+    frozen(net, optimizer, 3)
+    saved = optimizer.state_dict()
+    record = layouts.read(saved, "transformers", net, step=3)  # told: theirs is 0 all the same
+    assert [t.step for t in record.tensors].count(0) == 3
+    for template in (None, transformers.Adafactor(net.parameters(), beta1=0.9).state_dict()):
+        made = layouts.write(record, "transformers", template, params=net)
+        assert made["state"].keys() == saved["state"].keys()
+    stale = transformers.Adafactor(net.parameters(), beta1=0.9)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    stale.step()
+    made = layouts.write(record, "transformers", stale.state_dict(), params=net)
+    assert not made["state"][4]["exp_avg"].any()
+    assert made["state"][4]["step"] == 0
+    # Elsewhere there is one number for all, unless they are masked.
+    with pytest.raises(af.StateError, match="it has taken 0 steps, others 3"):
+        layouts.write(record, "mlx")
+    trained = {n: p for n, p in net.named_parameters() if p.requires_grad}
+    assert "2.weight.exp_avg" not in layouts.write(record, "mlx", params=trained)
+    all_at_once = layouts.read(saved, "transformers", net)
+    assert [t.step for t in all_at_once.tensors] == [t.step for t in record.tensors]
+
+
+@pytest.mark.parametrize("buffer", ["float32", "bfloat16", "int8"])
+def test_tensors_without_state_of_our_own(buffer, tmp_path):
+    options = {"lr": 1e-2, "beta1": 0.9, "momentum_dtype": buffer, "rounding": "kahan",
+               "nonfinite": "skip_tensor"}  # fmt: skip
+    net = model().bfloat16()
+    optimizer = ours(net, **options)
+    for name, p in net.named_parameters():
+        if not name.startswith("2"):
+            p.grad = torch.randn_like(p)
+    optimizer.step()
+    optimizer.save_state(tmp_path / "run.npz")
+    same(
+        layouts.read(optimizer.state_dict(), "adafactor_torch", net),
+        interchange.read(tmp_path / "run.npz"),
+    )
 
 
 def test_groups_with_options_of_their_own():
@@ -251,6 +349,84 @@ def test_loading_keeps_float32_state_of_bfloat16_parameters():
     again.step()
 
 
+def full(name, **options):
+    return getattr(af.variants, name)(**options)
+
+
+KNOWN = {
+    "torch": ("torch", {"lr": 0.01, "weight_decay": 0.1, "maximize": True}),
+    "torch, clamped": ("torch", {"lr": 0.5, "eps1": 1e-9, "eps1_mode": "clamp"}),
+    "transformers": ("transformers", {"beta1": 0.9, "eps2": 1e-2, "step_size": af.RelativeStep()}),
+    "transformers, lr": ("transformers", {"lr": 0.1, "step_size": None, "decay_rate": 0.7}),
+    "timm": ("timm", {"lr": 0.1, "step_size": None, "scale_parameter": False, "beta1": 0.9}),
+    "timm, relative": ("timm", {"step_size": af.RelativeStep(warmup_init=True)}),
+    "ours": ("adafactor_torch", {"lr": 0.1, "beta1": 0.9, "weight_decay": 0.2}),
+    "ours, relative": ("adafactor_torch", {"step_size": af.RelativeStep(cap=0.5)}),
+}
+
+
+@pytest.mark.parametrize("case", list(KNOWN))
+def test_groups_are_whole_where_the_options_are_known(case):
+    """The optimizer that loads such a state dict as ever goes on as ours does."""
+    name, options = KNOWN[case]
+    if name == "adafactor_torch":
+        config, theirs = af.Config(**options), ours_of
+    else:
+        config = full(name, **options)
+        module = pytest.importorskip({"torch": "torch.optim", "timm": "timm.optim"}.get(name, name))
+        theirs = module.Adafactor
+    net = model()
+    mine = ours(net, **af.variants.options(config))
+    train(net, mine, 3)
+    record = layouts.read(mine.state_dict(), "adafactor_torch", net)
+    for given in (config, options):
+        there = model()
+        there.load_state_dict(net.state_dict())
+        other = theirs(list(there.named_parameters()))
+        fresh = other.state_dict()["param_groups"][0]
+        made = layouts.write(record, name, params=net, options=given)
+        assert made["param_groups"][0].keys() >= fresh.keys() - {"capturable"}
+        other.load_state_dict(made)
+        here = model()
+        here.load_state_dict(net.state_dict())
+        again = ours(here, **af.variants.options(config))
+        again.load_state_dict(mine.state_dict())
+        train(here, again, 3, seed=1)
+        train(there, other, 3, seed=1)
+        assert error(there, here) < 1e-6
+
+
+def ours_of(pairs):
+    from adafactor_torch import Adafactor
+
+    return Adafactor(pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("torch", None),
+        ("transformers", {"beta1": None, "eps2": 1e-2}),
+        ("torch", {"weight_decay": 0.1}),  # nobody has said the rate
+        ("torch", af.Config(lr=0.1)),  # which is not what torch.optim does
+        ("transformers", af.Config(lr=0.1, rules=[("*", {"lr": 0.2})])),
+        ("transformers", full("transformers", seed=3)),
+        ("torch", full("torch", lr=0.1, decay_rate=lambda t: 0.5)),
+        ("transformers", full("transformers", lr=0.1, decay_type="adam", decay_rate=0.9)),
+        ("timm_bigvision", {"lr": 0.1}),
+        ("adafactor_torch", {"weight_decay": 0.1}),
+        ("adafactor_torch", af.Config(lr=lambda t: 0.1)),
+    ],
+)
+def test_groups_stay_bare_where_something_is_not_known(name, given):
+    net = model()
+    optimizer = torch.optim.Adafactor(net.parameters())
+    train(net, optimizer, 2)
+    record = layouts.read(optimizer.state_dict(), "torch", net)
+    made = layouts.write(record, name, params=net, options=given, approximate=True)
+    assert made["param_groups"][0].keys() == {"params", "param_names"}
+
+
 # ---- the command -------------------------------------------------------------------------------
 
 
@@ -323,6 +499,49 @@ def test_order_is_asked_for_where_it_is_lost(saved, capsys):
     assert run("run.pt out.npz --from torch --params params.json") == 0
     assert run("out.npz x.pt --to torch") == 1
     assert "position alone" in capsys.readouterr().err
+
+
+def test_groups_without_options_are_said_to_be_so(saved, capsys):
+    assert run("run.pt bare.pt --from torch --to torch --params params.json") == 0
+    told = capsys.readouterr().err
+    assert told.startswith("note: its groups hold no options")
+    assert "layouts.load_torch(optimizer, state)" in told
+    net = model()
+    optimizer = torch.optim.Adafactor(net.parameters(), lr=0.5)
+    layouts.load_torch(optimizer, torch.load("bare.pt"))
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    train(net, optimizer, 1)
+    line = "run.pt whole.pt --from torch --to torch --params params.json --like run.pt"
+    assert run(line) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_fills_groups_of_known_options(saved, capsys):
+    line = "run.pt out.pt --from torch --to torch --params params.json --to-options"
+    assert run(line + ' {"lr":0.25,"weight_decay":0.5}') == 0
+    assert capsys.readouterr().err == ""
+    net = model()
+    optimizer = torch.optim.Adafactor(net.parameters())
+    optimizer.load_state_dict(torch.load("out.pt"))
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    assert optimizer.param_groups[0]["d"] == 1.0
+    train(net, optimizer, 1)
+
+
+def test_notes_are_no_approximations(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    transformers = pytest.importorskip("transformers")
+    net = model()
+    optimizer = transformers.Adafactor(list(net.named_parameters()), beta1=0.9)
+    train(net, optimizer, 2)
+    torch.save(optimizer.state_dict(), "run.pt")
+    assert run("run.pt run.npz --from transformers") == 0
+    assert capsys.readouterr().err.startswith("note: dtypes of parameters are taken for float32")
+    line = "run.pt out.pt --from transformers --to torch --approximate"
+    assert run(line) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [x.split()[0] for x in told] == ["note:", "note:", "approximated:"]
+    assert "momentum is dropped" in told[2]
 
 
 class Evil:

@@ -12,6 +12,9 @@ from ._flat import Flat
 from ._format import Format
 from ._params import Param
 
+BARE_GROUP = {"params", "param_names", "step"}
+"""What a torch group holds besides options."""
+
 _KNOWN = ("path", "index", "id", "group", "first", "second", "third")
 
 

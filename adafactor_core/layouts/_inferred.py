@@ -13,7 +13,8 @@ from ._table import FORMATS, meaning
 
 
 def inferred(format: str, state: Flat) -> list[Param]:
-    """Of a torch state dict that has names. float32 where the format's statistics always are.
+    """Of a torch state dict that has names. float32 where the format's statistics are, whatever the
+    parameter is, float64 where they are.
 
     Raises StateError where names or shapes are not to be seen.
     """
@@ -33,9 +34,9 @@ def inferred(format: str, state: Flat) -> list[Param]:
                 found[slot] = state[key]
         if found:
             shape = _shape(fmt, format, {s: shape_of(x) for s, x in found.items()}, str(name))
-            dtype = "float32"
-            if fmt.statistics == "param":
-                dtype = dtype_name(unboxed(found.get("full", found.get("row"))))
+            dtype = dtype_name(unboxed(found.get("full", found.get("row"))))
+            if fmt.statistics != "param" and dtype != "float64":  # only its own are float64
+                dtype = "float32"
             out.append(Param(str(name), shape, dtype))
     return out
 

@@ -14,7 +14,7 @@ from ..interchange import read as read_state
 from ..interchange import write as write_state
 from ._describe import table
 from ._files import is_torch, load, load_json, load_params, save_flat, save_torch
-from ._find import has_names, torch_dict
+from ._find import BARE_GROUP, has_names, torch_dict
 from ._flat import flat
 from ._names import New, renamed
 from ._read import read
@@ -23,6 +23,11 @@ from ._write import losses, write
 
 STATE = "state"
 LARGE = 1 << 27  # bytes from which on progress is told
+BARE = (
+    "its groups hold no options, without which a step fails: load it with "
+    "layouts.load_torch(optimizer, state), which keeps the optimizer's own, or pass --like a fresh "
+    "state"
+)
 
 EPILOG = f"""
 IN and OUT are state files of adafactor-core (.safetensors, .npz) where --from or --to is "{STATE}";
@@ -38,12 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if STATE not in (a.source, a.target):
             format_of(a.source), format_of(a.target)
         record = _record(a)
-        notes = _put(a, record)
+        lost, bare = _put(a, record)
     except (AdafactorError, OSError) as error:
         print(f"adafactor-core convert: {error}", file=sys.stderr)
         return 1
-    for note in notes:
-        print(f"approximated: {note}", file=sys.stderr)
+    for note in (*record.notes, *([BARE] if bare else ())):
+        print(f"note: {note}", file=sys.stderr)
+    for loss in lost:
+        print(f"approximated: {loss}", file=sys.stderr)
     print(f"{a.output}: {len(record.tensors)} tensors, {record.step} steps")
     return 0
 
@@ -168,13 +175,13 @@ def _axes(x: Any) -> bool:
     return x is None or (isinstance(x, list) and all(type(n) is int for n in x))
 
 
-def _put(a: argparse.Namespace, record: Record) -> tuple[str, ...]:
-    """Writes; returns what was approximated."""
+def _put(a: argparse.Namespace, record: Record) -> tuple[tuple[str, ...], bool]:
+    """Writes; returns what was approximated, and whether torch groups are without options."""
     if a.target == STATE:
         if is_torch(a.output):
             raise ConfigError(f"{a.output}: a state file ends in .safetensors or .npz.")
         write_state(a.output, record, progress=_progress)
-        return record.notes
+        return (), False
     _check_ending(a.output, a.target)
     fmt = format_of(a.target)
     given: dict[str, Any] = {"options": a.to_options, "momentum": not a.no_momentum}
@@ -189,10 +196,10 @@ def _put(a: argparse.Namespace, record: Record) -> tuple[str, ...]:
     if fmt.family == "torch":
         made = write(record, a.target, template, approximate=a.approximate, **given)
         save_torch(a.output, made)
-    else:
-        made = write(record, a.target, template, approximate=a.approximate, arrays="raw", **given)
-        save_flat(a.output, made, {"layout": a.target}, _progress)
-    return (*record.notes, *notes)
+        return notes, any(group.keys() <= BARE_GROUP for group in made["param_groups"])
+    made = write(record, a.target, template, approximate=a.approximate, arrays="raw", **given)
+    save_flat(a.output, made, {"layout": a.target}, _progress)
+    return notes, False
 
 
 def _check_ending(file: str, format: str) -> None:

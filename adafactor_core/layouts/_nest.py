@@ -64,14 +64,15 @@ def count(fmt: Format, step: int, leaf: Any) -> Any:
 def nested(
     fmt: Format,
     out: Flat,
-    where: Sequence[Place],
+    every: Sequence[Place],
     template: Any,
     arrays: str | Make | None,
+    options: Mapping[str, Any],
 ) -> Any:
-    """In the containers of the format, or of the template."""
+    """In the containers of the format, or of the template. `options`: of a new torch group."""
     make = ARRAYS[arrays] if isinstance(arrays, str) else arrays
     if fmt.family == "torch":
-        return _state_dict(out, where, template, make or ARRAYS["torch"])
+        return _state_dict(out, every, template, make or ARRAYS["torch"], options)
     if template is None:
         make = make or ARRAYS["raw"]
         return {key: make(x) if isinstance(x, Raw) else x for key, x in out.items()}
@@ -83,10 +84,12 @@ def nested(
     return filled(template, new)
 
 
-def _state_dict(out: Flat, where: Sequence[Place], template: Any, make: Make) -> Any:
+def _state_dict(
+    out: Flat, every: Sequence[Place], template: Any, make: Make, options: Mapping[str, Any]
+) -> Any:
     if template is None:
-        names = [place.param.path for place in where]
-        group = {"params": list(range(len(names))), "param_names": names}
+        names = [place.param.path for place in every]
+        group = {**options, "params": list(range(len(names))), "param_names": names}
         template = {"state": {}, "param_groups": [group]}
     groups = [dict(group) for group in template["param_groups"]]
     ids = {str(id_): id_ for group in groups for id_ in group["params"]}

@@ -9,6 +9,7 @@ from typing import Any
 
 from .._config import Config, RelativeStep
 from .._errors import ConfigError
+from ..variants._from import check_names
 from ._find import Place
 from ._flat import Flat
 from ._format import Format
@@ -48,10 +49,22 @@ def chosen_options(
         }
         if differ:
             rules.append((escape(place.param.path), differ))
-    try:
-        return Config(**{**meaning(format), **base, **given, "rules": rules})
-    except TypeError as error:
-        raise ConfigError(f"unknown option: {error}. See docs/options.md.") from None
+    check_names(given, format)
+    given = {name: _relative(x) if name == "step_size" else x for name, x in given.items()}
+    return Config(**{**meaning(format), **base, **given, "rules": rules})
+
+
+def _relative(value: Any) -> Any:
+    """A dict of its fields, as JSON and torch groups have it, is a RelativeStep."""
+    if not isinstance(value, Mapping):
+        return value
+    known = [f.name for f in fields(RelativeStep)]
+    for name in value:
+        if name not in known:
+            raise ConfigError(
+                f"step_size has the unknown entry {name!r}. Expected some of {', '.join(known)}."
+            )
+    return RelativeStep(**value)
 
 
 def _groups(fmt: Format, where: Sequence[Place]) -> list[str]:

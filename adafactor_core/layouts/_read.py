@@ -17,11 +17,13 @@ from ._find import Keys, Place, by_tensor, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
 from ._inferred import inferred
+from ._names import NameMap, renamed
 from ._options import chosen_options
 from ._params import Param, described
 from ._retarget import Losses, cast, wide
 from ._sight import Sight, has_momentum, seen
 from ._table import format_of
+from ._untouched import begun
 
 
 def read(
@@ -32,6 +34,7 @@ def read(
     options: Mapping[str, Any] | Config | None = None,
     step: int | None = None,
     approximate: bool = False,
+    name_map: NameMap | None = None,
 ) -> Record:
     """The state of an implementation as a Record. Arrays are read when the Record's are.
 
@@ -43,10 +46,12 @@ def read(
     show the shapes. `options`: where the format's differ, above all `min_dim_size_to_factor`; of
     this package's own states all of them. `step`: where the state holds none.
 
-    Statistics become float32 (float64 of float64 parameters), which loses nothing; a parameter
-    without state is left out. Raises ConfigError, StateError, TreeError or DTypeError, naming the
-    tensor. `approximate`: what cannot be had exactly (tensors with different numbers of steps) is
-    listed in `notes` instead.
+    Statistics become float32 (float64 of float64 parameters), which loses nothing. A parameter
+    that torch keeps no state of, because no gradient has reached it, is at step 0 with zeros; in
+    other states it is left out, and so it is without `params`. `name_map`: names and axes that the
+    Record is to have, as `renamed` takes them; `params` have the old ones. Raises ConfigError,
+    StateError, TreeError, ShapeError or DTypeError, naming the tensor. `approximate`: what cannot
+    be had exactly (tensors with different numbers of steps) is listed in `notes` instead.
     """
     fmt = format_of(format)
     if fmt.family == "torch":
@@ -57,11 +62,16 @@ def read(
     chosen = chosen_options(format, options, leaves, where)
     lose = Losses(approximate)
     assumed = ("dtypes of parameters are taken for float32: the state does not tell them",)
+    unsure = (
+        params is None and fmt.statistics != "param" and any(p.dtype == "float32" for p in known)
+    )
     tensors, ages, used = _tensors(fmt, where, leaves, chosen, lose)
+    if fmt.family == "torch" and params is not None:
+        tensors = _whole(fmt, where, chosen, tensors)
     done = _steps(fmt, leaves, ages, used, step, lose)
     if step is None:
         own = {path: n for path, n in ages.items() if n != done}
-        tensors = [replace(t, step=own.get(t.path)) for t in tensors]
+        tensors = [replace(t, step=own.get(t.path, t.step)) for t in tensors]
     skipped = leaves.get((fmt.skipped or ("", ""))[1].removeprefix("{at}"))
     shown = options_of(chosen)
     if not any("momentum" in t.slots for t in tensors):
@@ -69,14 +79,15 @@ def read(
     elif fmt.unfactored_options:
         vectors = [t.path for t in tensors if not t.row_axes]
         shown |= {"rules": [[path, dict(fmt.unfactored_options)] for path in vectors]}
-    return Record(
+    record = Record(
         done,
         tuple(tensors),
         skipped=None if skipped is None else number(skipped, "skipped"),
         variant="" if fmt.ours else format,
         options=shown,
-        notes=lose.notes() + (assumed if params is None and fmt.statistics != "param" else ()),
+        notes=lose.notes() + (assumed if params is None and unsure else ()),
     )
+    return record if name_map is None else renamed(record, name_map)
 
 
 def sights(
@@ -127,6 +138,18 @@ def _tensors(
             f"other parameters, of another format, or has taken no step."
         )
     return tensors, ages, used
+
+
+def _whole(
+    fmt: Format, where: Sequence[Place], options: Config, found: Sequence[TensorRecord]
+) -> list[TensorRecord]:
+    """With those that have no state yet, in the order of the parameters."""
+    have = {t.path: t for t in found}
+    configs = resolve(options, [place.param.path for place in where])
+    return [
+        have.get(place.param.path) or begun(fmt, place.param, o, found)
+        for place, o in zip(where, configs, strict=True)
+    ]
 
 
 def _slot(slot: str, found: Raw, key: str, param: Param, sight: Sight, lose: Losses) -> Raw:

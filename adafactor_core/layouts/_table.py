@@ -50,7 +50,7 @@ _OPTAX = Format(
     counter_dtype="int32",
     statistics="param",
     placeholder=(1,),
-    prefixes={"at": "0.", "ema": "1."},
+    prefixes={"at": "0.", "ema": "4."},  # of optax.adafactor(lr, momentum=...)
     note="found by field names, wherever they are in the chain; every `count` is the step",
 )
 _FLAX = Format(
@@ -162,6 +162,7 @@ _FORMATS: dict[str, Format] = {
     "big_vision": replace(
         _OPTAX,
         of="big_vision.optax.scale_by_adafactor",
+        prefixes={"at": "0.", "ema": "1."},
     ),
     "flax": _FLAX,
     "t5x": _FLAX,

@@ -10,9 +10,11 @@ from .._errors import StateError
 from .._tree import some
 from ..interchange import Record, TensorRecord
 from ._arrays import is_array, raw, scalar
-from ._find import Keys, Place, by_tensor, has_names, places, torch_dict
+from ._find import BARE_GROUP, Keys, Place, by_tensor, has_names, places, torch_dict
 from ._flat import Flat, flat
 from ._format import Format
+from ._groups import known_group
+from ._names import NameMap, renamed
 from ._nest import Make, count, nested, put
 from ._options import chosen_options
 from ._params import Param, described
@@ -21,6 +23,7 @@ from ._reshape import still
 from ._retarget import Losses, Target, retargeted, wide
 from ._sight import Sight, expected
 from ._table import format_of
+from ._untouched import untouched
 
 
 def write(
@@ -33,22 +36,28 @@ def write(
     arrays: str | Make | None = None,
     momentum: bool = True,
     approximate: bool = False,
+    name_map: NameMap | None = None,
 ) -> Any:
     """A Record as an implementation keeps its state.
 
     `template`: a state that the user's own optimizer has just made (`tx.init(params)`,
     `optimizer.state_dict()`); it comes back filled, with the same containers, dtypes, devices and
-    order, and says what is factored and whether there is momentum. Without one: a torch state dict
-    with what the format needs, or the flattened form, {key: array}. `params`: the optimizer's
+    order, and says what is factored and whether there is momentum. Without one: a torch state dict,
+    or the flattened form, {key: array}. The groups of such a state dict hold options only where
+    `options` is a Config, or says the rate, and the format is "torch", "transformers", "timm" or
+    "adafactor_torch"; otherwise `load_torch` loads it, and `load_state_dict` alone does not.
+    `params`: the optimizer's
     parameters, where their order counts and is not the Record's. `options`: where the format's
     differ; with `beta1` among them there is momentum. `arrays`: of which library ("raw", "numpy",
     "torch", "jax", "mlx", or a function of a Raw); default the template's, else torch's in a state
     dict, and Raw.
-    `momentum=False` leaves it behind.
+    `momentum=False` leaves it behind. `name_map`: names and axes of the target, as `renamed` takes
+    them; `template` and `params` have the new ones.
 
     Raises StateError for what cannot be converted exactly, naming the tensor and the way out;
     `approximate=True` converts it nevertheless: `losses` tells beforehand what that would be.
     """
+    record = record if name_map is None else renamed(record, name_map)
     return _written(
         record, format, template, params, options, arrays, momentum, Losses(approximate)
     )
@@ -62,8 +71,10 @@ def losses(
     params: Any = None,
     options: Mapping[str, Any] | Config | None = None,
     momentum: bool = True,
+    name_map: NameMap | None = None,
 ) -> tuple[str, ...]:
     """What `write` with `approximate=True` would change, in words; () for nothing."""
+    record = record if name_map is None else renamed(record, name_map)
     lose = Losses(True)
     _written(record, format, template, params, options, "raw", momentum, lose)
     return lose.notes()
@@ -88,10 +99,16 @@ def _written(
             f"the optimizer that is to go on (torch_order gives it)."
         )
     known = described(record if params is None else params, fmt.tree_order)
-    tensors = {t.path: t if momentum else still(t) for t in record.tensors}
+    named = {p.path for p in known}
+    tensors = {
+        t.path: t if momentum else still(t)
+        for t in record.tensors
+        if t.path in named or not untouched(t, record)  # which are zeros, and may be masked there
+    }
     _check_fit(fmt, known, tensors)
     # torch gives a parameter its state with its first gradient: without one it has its place only.
-    where = [place for place in places(fmt, known, state) if place.param.path in tensors]
+    every = places(fmt, known, state)
+    where = [place for place in every if place.param.path in tensors]
     chosen = chosen_options(format, options, state, where)
     bare = not any(is_array(x) for key, x in state.items() if not key.startswith("param_groups"))
     keys = Keys(fmt, None if bare else state)
@@ -103,6 +120,8 @@ def _written(
     counted: dict[str, int] = {}
     configs = resolve(chosen, [place.param.path for place in where])
     for place, sight, o in zip(where, found, configs, strict=True):
+        if sight is None:
+            continue
         t = tensors[place.param.path]
         to = _target(fmt, place.param.dtype, sight, o, {} if bare else state, momentum)
         put(fmt, retargeted(t, record, to, lose), t, place, sight, state, out)
@@ -131,7 +150,9 @@ def _written(
     if fmt.skipped and fmt.skipped[1].removeprefix("{at}") in state:
         key = fmt.skipped[1].removeprefix("{at}")
         out[key] = count(fmt, record.skipped or 0, state[key])
-    return nested(fmt, out, where, inner, arrays)
+    buffers = any(sight is not None and "momentum" in sight.keys for sight in found)
+    group = {} if inner is not None else known_group(format, options, chosen, buffers)
+    return nested(fmt, out, every, inner, arrays, group)
 
 
 def _by_position(fmt: Format) -> bool:
@@ -165,23 +186,28 @@ def _sights(
     given: Mapping[str, Any] | Config | None,
     momentum: bool,
     groups: Flat,
-) -> list[Sight]:
-    """By the template where there is one, else by rule."""
+) -> list[Sight | None]:
+    """By the template where there is one, else by rule; None for what is not to be there."""
+    new = {t.path for t in record.tensors if untouched(t, record)}
     if state:
         found = sights(fmt, where, state, options, keys)
         absent = {place.param.path for place, s in zip(where, found, strict=True) if s is None}
+        absent -= new
         if absent:
             raise StateError(
                 f"the template has nothing for {some(absent)}. Make it with the optimizer, and for "
                 f"the parameters, that are to go on."
             )
-        return [sight for sight in found if sight is not None]
+        return found
     configs = resolve(options, [place.param.path for place in where])
     known = fmt.ours or isinstance(given, Config) or (given is not None and "beta1" in given)
     has = {t.path for t in record.tensors if "momentum" in t.slots and momentum}
-    out = []
+    out: list[Sight | None] = []
     for place, o in zip(where, configs, strict=True):
         path = place.param.path
+        if fmt.family == "torch" and path in new:
+            out.append(None)
+            continue
         told = o.beta1 is not None if known else _averages(fmt, place, groups)
         wanted = path in has if told is None else told
         out.append(expected(fmt, place, keys, o, wanted and "momentum" in fmt.factored))
@@ -191,9 +217,8 @@ def _sights(
 def _averages(fmt: Format, place: Place, groups: Flat) -> bool | None:
     """Whether the optimizer of a fresh state dict keeps momentum; None where nobody says."""
     group = f"param_groups.{place.fields.get('group')}."
-    bare = {"params", "param_names", "step"}
     options = {key.removeprefix(group).split(".")[0] for key in groups if key.startswith(group)}
-    return group + fmt.averages in groups if fmt.averages and options - bare else None
+    return group + fmt.averages in groups if fmt.averages and options - BARE_GROUP else None
 
 
 def _target(
