@@ -504,7 +504,7 @@ def test_order_is_asked_for_where_it_is_lost(saved, capsys):
 def test_groups_without_options_are_said_to_be_so(saved, capsys):
     assert run("run.pt bare.pt --from torch --to torch --params params.json") == 0
     told = capsys.readouterr().err
-    assert told.startswith("note: its groups hold no options")
+    assert told.startswith("note: the groups of OUT hold no options")
     assert "layouts.load_torch(optimizer, state)" in told
     net = model()
     optimizer = torch.optim.Adafactor(net.parameters(), lr=0.5)

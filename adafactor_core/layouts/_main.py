@@ -24,7 +24,7 @@ from ._write import losses, write
 STATE = "state"
 LARGE = 1 << 27  # bytes from which on progress is told
 BARE = (
-    "its groups hold no options, without which a step fails: load it with "
+    "the groups of OUT hold no options, without which a step fails: load it with "
     "layouts.load_torch(optimizer, state), which keeps the optimizer's own, or pass --like a fresh "
     "state"
 )
