@@ -14,6 +14,7 @@ from ._numerics import TRAINABLE, Array, Namespace, device, dtype_name, namespac
 from ._state import Moments
 
 Tree = Any
+_INDEXED = (dict, list, tuple)  # not as a union of types: torch.compile cannot make one
 
 
 class Leaves(NamedTuple):
@@ -43,7 +44,7 @@ def _path(tree: Tree, key: tuple[Any, ...]) -> str:
     for k in key:
         fields = getattr(tree, "_fields", ())
         words.append(str(fields[k]) if fields and isinstance(k, int) else str(k))
-        tree = tree[k] if isinstance(tree, dict | list | tuple) else None
+        tree = tree[k] if isinstance(tree, _INDEXED) else None
     return ".".join(words)
 
 
