@@ -18,6 +18,12 @@ DType = Any
 Shape = tuple[int, ...]
 
 TRAINABLE = ("float16", "bfloat16", "float32", "float64")
+NARROW = ("float16", "bfloat16")  # narrower than the arithmetic done with them
+WIDTHS = {
+    "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1,
+    "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1,
+}  # fmt: skip
 # Smallest normal number by dtype: a floor that keeps 1/sqrt(x) finite and never acts while
 # eps1 >= 1e-30. finfo() is not asked: it raises for bfloat16 in NumPy and CuPy.
 TINY = {"float32": 1.1754943508222875e-38, "float64": 2.2250738585072014e-308}
@@ -67,6 +73,11 @@ def _name_of(_: Any, dtype: DType) -> str:
     return str(dtype).rsplit(".", 1)[-1]
 
 
+def wide_name(dtype: str) -> str:
+    """In what tensors of this dtype are computed, and their statistics kept."""
+    return "float64" if dtype == "float64" else "float32"
+
+
 def wide_dtype(xp: Namespace, x: Array) -> DType:
     """float64 for a float64 tensor, float32 for every other."""
     return xp.float64 if dtype_name(x) == "float64" else xp.float32
@@ -74,7 +85,7 @@ def wide_dtype(xp: Namespace, x: Array) -> DType:
 
 def is_narrow(x: Array) -> bool:
     """Whether the tensor's dtype is narrower than the arithmetic done with it."""
-    return dtype_name(x) in ("float16", "bfloat16")
+    return dtype_name(x) in NARROW
 
 
 def dtype_called(xp: Namespace, name: str, like: Array) -> DType:

@@ -19,6 +19,7 @@ from ._numerics import (
     can_write_blocks,
     dtype_name,
     wide_dtype,
+    wide_name,
 )
 from ._order import Reduce
 from ._rounding import Draws
@@ -94,7 +95,7 @@ def make_work(
 ) -> Work:
     """The record of one tensor at the start of a step."""
     dtype = wide_dtype(xp, x)
-    width = "float64" if dtype_name(x) == "float64" else "float32"
+    width = wide_name(dtype_name(x))
     at = own_rates(clock, whole, options, x, width, moments)
     draws = Draws(path, origin, plan.shape) if draws_bits(options, x) else None
     key = clock.key(whole.options.seed, x) if draws else None

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 from ._config import Config, as_config, resolve
 from ._errors import DTypeError
-from ._factoring import Shape, layout, without
-from ._numerics import dtype_name, is_narrow
-from ._rounding import scale_shape
+from ._factoring import Shape, layout
+from ._numerics import WIDTHS, dtype_name, wide_name
+from ._state import named_slots
 from ._tree import Tree, check_dtype, flatten
-
-_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 class TensorMemory(NamedTuple):
@@ -31,7 +29,7 @@ class TensorMemory(NamedTuple):
 
 
 class MemoryReport(NamedTuple):
-    """All tensors; `print(report)` shows a table. The step counter (4 bytes) is not counted."""
+    """All tensors; `print(report)` shows a table. Counters (4 bytes each) are not counted."""
 
     tensors: tuple[TensorMemory, ...]
 
@@ -87,21 +85,13 @@ def _tensor(path: str, x: Any, o: Config) -> TensorMemory:
     shape: Shape = tuple(x.shape)
     dtype = dtype_name(x)
     plan = layout(shape, o, path)
-    wide = 8 if dtype == "float64" else 4
-    kept = [without(shape, plan.col_axes), without(shape, plan.row_axes)]
-    state = wide * sum(map(math.prod, kept if plan.factored else [shape]))
-    if o.beta1 is not None:
-        n = math.prod(shape)
-        if o.momentum_dtype == "int8":
-            state += n + wide * math.prod(scale_shape(shape))
-        else:
-            state += n * (wide if o.momentum_dtype == "float32" else 2)
-    if o.rounding == "kahan" and is_narrow(x):
-        state += math.prod(shape) * 2
+    found = named_slots(shape, dtype, plan, o)
+    found.pop("skipped", None)
+    state = sum(math.prod(slot.shape) * WIDTHS[slot.dtype] for slot in found.values())
     n = math.prod(shape)
     return TensorMemory(
         path, shape, dtype, plan.row_axes, plan.col_axes, plan.reason,
-        n * _SIZES[dtype], state, 2 * n * wide,
+        n * WIDTHS[dtype], state, 2 * n * WIDTHS[wide_name(dtype)],
     )  # fmt: skip
 
 

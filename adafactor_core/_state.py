@@ -92,6 +92,23 @@ def slots(xp: Namespace, x: Array, plan: Layout, o: Config) -> Slots:
     return found
 
 
+def named_slots(shape: Shape, dtype: str, plan: Layout, o: Config) -> Slots:
+    """The slots of a tensor that is not at hand, with their dtypes by name."""
+    return slots(_Named(), _Tensor(shape, dtype), plan, o)
+
+
+class _Tensor(NamedTuple):
+    shape: Shape
+    dtype: str
+
+
+class _Named:
+    """A namespace whose dtypes are their own names."""
+
+    def __getattr__(self, name: str) -> str:
+        return name
+
+
 def counts(o: Config) -> bool:
     """Whether the state has counters of what was skipped."""
     return o.nonfinite in ("skip_tensor", "skip_step")

@@ -14,9 +14,9 @@ from adafactor_core import interchange, layouts
 from adafactor_core.interchange import Raw, Record, TensorRecord
 from adafactor_core.interchange._arrays import numpy_array, zeros
 from adafactor_core.interchange._arrays import raw_of as raw
-from adafactor_core.interchange._raw import CHUNK
+from adafactor_core.interchange._raw import CHUNK, computed
 from adafactor_core.layouts._main import main
-from adafactor_core.layouts._numbers import computed, converted
+from adafactor_core.layouts._numbers import converted
 
 FLOAT = {"factored_dims": "last"}
 

@@ -8,8 +8,8 @@ from typing import Any
 import array_api_compat as compat
 
 from .._errors import DTypeError
-from .._numerics import Array, Shape, device, dtype_called, dtype_name, namespace
-from ._raw import WIDTHS, Raw
+from .._numerics import WIDTHS, Array, Shape, device, dtype_called, dtype_name, namespace
+from ._raw import Raw, computed
 
 
 def raw_of(x: Array) -> Raw:
@@ -19,17 +19,7 @@ def raw_of(x: Array) -> Raw:
 
 def lazily(dtype: str, shape: Shape, array: Any) -> Raw:
     """The Raw of what `array()` returns, which is called when the first byte is asked for."""
-    held: list[memoryview] = []
-
-    def read(start: int, stop: int) -> memoryview:
-        if not held:
-            held.append(memoryview(host_bytes(array())).cast("B"))
-        part = held[0][start:stop]
-        if stop >= len(held[0]):
-            held.clear()  # a state goes through memory one tensor at a time
-        return part
-
-    return Raw(dtype, shape, read)
+    return computed(dtype, shape, lambda: host_bytes(array()))
 
 
 def zeros(dtype: str, shape: Shape) -> Raw:
@@ -83,6 +73,14 @@ def numpy_array(raw: Raw) -> Any:
     flat = numpy().empty(raw.nbytes, dtype="uint8")
     _fill(flat, raw)
     return flat.view(dtype_called(namespace(flat), raw.dtype, flat)).reshape(raw.shape)
+
+
+def decoded(data: Any, dtype: str) -> Any:
+    """The flat values of these bytes; bfloat16, which NumPy alone does not know, as float32."""
+    np = numpy()
+    if dtype != "bfloat16":
+        return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<"))
+    return (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).view("<f4")
 
 
 def numpy() -> Any:

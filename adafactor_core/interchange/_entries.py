@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .._numerics import Shape
+from .._numerics import WIDTHS, Shape
 from ._json import MalformedError, is_int
-from ._raw import WIDTHS
 
 LIMIT = 100_000_000  # bytes of a header; the safetensors package has the same
 RANK, SIZE = 64, 2**63 - 1

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from ._arrays import from_little, numpy
+from ._arrays import decoded, numpy
 from ._raw import Raw
 from ._record import Record, TensorRecord
 
@@ -39,7 +38,8 @@ def health(record: Record, done: Callable[[int], None]) -> dict[tuple[str, str],
 def _of(raw: Raw, done: Callable[[int], None]) -> Health:
     np, found = numpy(), Health()
     for chunk in raw.chunks():
-        x = _numbers(np, raw.dtype, chunk)
+        x = decoded(chunk, raw.dtype)
+        x = x.astype("float32") if x.dtype.itemsize < 4 else x
         nan, finite = np.isnan(x), np.isfinite(x)
         found.nan += int(nan.sum())
         found.infinite += int(x.size - nan.sum() - finite.sum())
@@ -49,15 +49,6 @@ def _of(raw: Raw, done: Callable[[int], None]) -> Health:
         found.high = max(found.high, float(np.max(x, where=finite, initial=-math.inf)))
         done(len(chunk))
     return found
-
-
-def _numbers(np: Any, dtype: str, chunk: Any) -> Any:
-    """Wide enough to be looked at; NumPy alone does not know bfloat16, the half of a float32."""
-    if dtype == "bfloat16":
-        wide = from_little(np.frombuffer(chunk, dtype="uint16"), 2).astype("uint32") << 16
-        return wide.view("float32")
-    x = from_little(np.frombuffer(chunk, dtype=dtype), np.dtype(dtype).itemsize)
-    return x.astype("float32") if x.dtype.itemsize < 4 else x
 
 
 def summary(t: TensorRecord, found: dict[tuple[str, str], Health]) -> list[str]:

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from .._errors import DTypeError, StateFileError
+from .._numerics import WIDTHS, wide_name
 from . import _schema as schema
 from ._file import read, read_arrays
 from ._health import Health, health, summary
 from ._json import dump
 from ._progress import on_terminal
-from ._raw import WIDTHS, Raw
+from ._raw import Raw
 from ._record import Record, TensorRecord
 
 EPILOG = (
@@ -60,7 +61,7 @@ def _inspect(file: str, looks: bool) -> int:
 def report(record: Record, found: Mapping[tuple[str, str], Health]) -> list[str]:
     """Lines of text: the record as a whole, then its tensors."""
     size = sum(raw.nbytes for t in record.tensors for raw in t.slots.values())
-    adam = sum(2 * math.prod(t.shape) * _wide(t) for t in record.tensors)
+    adam = sum(2 * math.prod(t.shape) * WIDTHS[wide_name(t.dtype)] for t in record.tensors)
     entries = sum(math.prod(t.shape) for t in record.tensors)
     lines = [
         f"adafactor-core state, schema version {schema.VERSION}",
@@ -87,10 +88,6 @@ def _shown(text: str) -> str:
     """For a terminal: what is in a file must not move its cursor, nor fill it."""
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 500 else f"{text[:500]} ..."
-
-
-def _wide(t: TensorRecord) -> int:
-    return WIDTHS["float64" if t.dtype == "float64" else "float32"]
 
 
 def _axes(t: TensorRecord) -> str:

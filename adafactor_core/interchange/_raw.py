@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .._errors import ShapeError, StateError
-from .._numerics import Shape
+from .._numerics import WIDTHS, Shape
 
-WIDTHS = {
-    "float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
-    "int64": 8, "int32": 4, "int16": 2, "int8": 1,
-    "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1,
-}  # fmt: skip
 CHUNK = 1 << 23  # bytes that are in memory at a time
 
 
@@ -67,3 +63,19 @@ def of_bytes(dtype: str, shape: Shape, data: bytes | memoryview) -> Raw:
     """An array whose bytes are in memory already."""
     view = memoryview(data).cast("B")
     return Raw(dtype, tuple(shape), lambda start, stop: view[start:stop])
+
+
+def computed(dtype: str, shape: Shape, make: Callable[[], Any]) -> Raw:
+    """What `make()` returns, any buffer of the bytes: called at the first byte that is read, and
+    let go after the last, so that a state goes through memory one array at a time."""
+    held: list[memoryview] = []
+
+    def read(start: int, stop: int) -> memoryview:
+        if not held:
+            held.append(memoryview(make()).cast("B"))
+        part = held[0][start:stop]
+        if stop >= len(held[0]):
+            held.clear()
+        return part
+
+    return Raw(dtype, shape, read)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
+from .._numerics import WIDTHS
 from ._entries import LIMIT, Contents, Entry, shape_of
 from ._json import MalformedError, dump, is_int, parse, text_of
-from ._raw import WIDTHS, Raw
+from ._raw import Raw
 
 NAMES = {
     "float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16",

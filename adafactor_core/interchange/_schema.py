@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._factoring import without
-from .._numerics import TRAINABLE, Shape
+from .._numerics import NARROW, TRAINABLE, Shape, wide_name
 from .._rounding import scale_shape
 from ._entries import RANK, Contents, Entry, shape_of
 from ._json import MalformedError, dump, is_int, parse, text_of
@@ -197,7 +197,7 @@ def _check_tensor(t: TensorRecord, what: str) -> None:
 
 def expected(t: TensorRecord) -> dict[str, tuple[Shape, tuple[str, ...]]]:
     """The slots that a tensor of this kind may have: shape, and the dtypes to choose from."""
-    wide = ("float64",) if t.dtype == "float64" else ("float32",)
+    wide = (wide_name(t.dtype),)
     found: dict[str, tuple[Shape, tuple[str, ...]]] = {"momentum": (t.shape, BUFFERS)}
     if t.row_axes:
         found["row"] = without(t.shape, t.col_axes), wide
@@ -206,7 +206,7 @@ def expected(t: TensorRecord) -> dict[str, tuple[Shape, tuple[str, ...]]]:
         found["full"] = t.shape, wide
     if "momentum" in t.slots and t.slots["momentum"].dtype == "int8":
         found["momentum_scale"] = scale_shape(t.shape), wide
-    if t.dtype in ("float16", "bfloat16"):
+    if t.dtype in NARROW:
         found["compensation"] = t.shape, (t.dtype,)
     assert found.keys() <= set(SLOTS)
     return found

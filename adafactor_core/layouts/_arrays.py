@@ -7,10 +7,9 @@ from importlib import import_module
 from typing import Any
 
 from .._errors import DTypeError
-from .._numerics import Shape, dtype_name
+from .._numerics import WIDTHS, Shape, dtype_name
 from ..interchange import Raw, of_bytes
 from ..interchange._arrays import array_of, lazily, numpy, numpy_array
-from ..interchange._raw import WIDTHS
 
 
 def is_array(x: Any) -> bool:

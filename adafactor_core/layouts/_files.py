@@ -9,10 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from .._errors import DTypeError, StateFileError
-from .._numerics import TRAINABLE
+from .._numerics import TRAINABLE, WIDTHS
 from ..interchange import Raw, read, read_arrays
 from ..interchange._file import Progress, replacing, write_arrays
-from ..interchange._raw import WIDTHS
 from ..interchange._safetensors import widest_first
 from ..interchange._schema import is_state
 from ._arrays import scalar

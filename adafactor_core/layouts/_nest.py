@@ -9,11 +9,12 @@ from .._errors import StateError
 from .._numerics import Shape, dtype_name
 from ..interchange import Raw, TensorRecord
 from ..interchange._arrays import zeros
+from ..interchange._raw import computed
 from ._arrays import ARRAYS, is_array, like, scalar, shape_of, unboxed
 from ._find import Place
 from ._flat import Flat, filled, flat
 from ._format import Format
-from ._numbers import computed, encoded, rebuilt, values
+from ._numbers import encoded, rebuilt, values
 from ._sight import Sight, stored_shape
 
 Make = Callable[[Raw], Any]

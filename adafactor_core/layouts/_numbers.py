@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 from .._errors import StateError
-from .._numerics import Shape
+from .._numerics import WIDTHS, Shape
 from ..interchange import Raw
-from ..interchange._arrays import numpy
-from ..interchange._raw import WIDTHS
+from ..interchange._arrays import decoded, numpy
+from ..interchange._raw import computed
 
 WIDER = {
     "bfloat16": ("bfloat16", "float32", "float64"),
@@ -19,14 +17,6 @@ WIDER = {
     "float64": ("float64",),
 }
 """What holds every number of a dtype."""
-
-
-def decoded(data: Any, dtype: str) -> Any:
-    """Flat values; bfloat16 as float32, which holds them all."""
-    np = numpy()
-    if dtype != "bfloat16":
-        return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<"))
-    return (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).view("<f4")
 
 
 def encoded(values: Any, dtype: str) -> bytes:
@@ -82,22 +72,6 @@ def survives(raw: Raw, dtype: str) -> bool:
         if not np.array_equal(back, values, equal_nan=True):
             return False
     return True
-
-
-def computed(dtype: str, shape: Shape, make: Callable[[], bytes]) -> Raw:
-    """What `make` returns, made when first read and let go after the last byte."""
-    held: list[bytes] = []
-    size = math.prod(shape) * WIDTHS[dtype]
-
-    def read(start: int, stop: int) -> memoryview:
-        if not held:
-            held.append(make())
-        data = held[0]
-        if stop >= size:
-            held.clear()
-        return memoryview(data)[start:stop]
-
-    return Raw(dtype, shape, read)
 
 
 def values(raw: Raw) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from .._config import Config, resolve
 from .._errors import StateError
 from .._factoring import without
+from .._numerics import NARROW, wide_name
 from .._tree import some
 from ..interchange import Raw, Record, TensorRecord
 from ..interchange._options import options_of
@@ -20,7 +21,7 @@ from ._inferred import inferred
 from ._names import NameMap, renamed
 from ._options import chosen_options
 from ._params import Param, described
-from ._retarget import Losses, cast, wide
+from ._retarget import Losses, cast
 from ._sight import Sight, has_momentum, seen
 from ._table import format_of
 from ._untouched import begun
@@ -62,9 +63,8 @@ def read(
     chosen = chosen_options(format, options, leaves, where)
     lose = Losses(approximate)
     assumed = ("dtypes of parameters are taken for float32: the state does not tell them",)
-    unsure = (
-        params is None and fmt.statistics != "param" and any(p.dtype == "float32" for p in known)
-    )
+    told = params is not None or fmt.statistics == "param"
+    unsure = not told and any(p.dtype == "float32" for p in known)
     tensors, ages, used = _tensors(fmt, where, leaves, chosen, lose)
     if fmt.family == "torch" and params is not None:
         tensors = _whole(fmt, where, chosen, tensors)
@@ -85,7 +85,7 @@ def read(
         skipped=None if skipped is None else number(skipped, "skipped"),
         variant="" if fmt.ours else format,
         options=shown,
-        notes=lose.notes() + (assumed if params is None and unsure else ()),
+        notes=lose.notes() + (assumed if unsure else ()),
     )
     return record if name_map is None else renamed(record, name_map)
 
@@ -165,9 +165,9 @@ def _slot(slot: str, found: Raw, key: str, param: Param, sight: Sight, lose: Los
         )
     gone = {"row": sight.col_axes, "col": sight.row_axes}.get(slot, ())
     found = found.reshape(without(param.shape, gone))
-    if slot == "momentum" and found.dtype in ("bfloat16", "float16"):
+    if slot == "momentum" and found.dtype in NARROW:
         return found
-    return cast(found, wide(param.dtype), param.path, slot, lose)
+    return cast(found, wide_name(param.dtype), param.path, slot, lose)
 
 
 def _refuse(fmt: Format, place: Place, leaves: Flat) -> None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from .._config import Config, resolve
 from .._factoring import layout
+from .._numerics import wide_name
+from .._state import counts, named_slots
 from ..interchange import Record, TensorRecord
 from ..interchange._options import options_of
-from ._retarget import Losses, Target, retargeted, wide
+from ._retarget import Losses, Target, retargeted
 
 
 def reshaped(
@@ -27,16 +29,15 @@ def reshaped(
     made = []
     for t, o in zip(record.tensors, resolve(config, [t.path for t in record.tensors]), strict=True):
         plan = layout(t.shape, o, t.path)
-        counts = o.nonfinite in ("skip_tensor", "skip_step")
-        buffer = wide(t.dtype) if o.momentum_dtype == "float32" else o.momentum_dtype
+        wanted = named_slots(t.shape, t.dtype, plan, o)
         to = Target(
             plan.row_axes,
             plan.col_axes,
-            wide(t.dtype),
-            None if o.beta1 is None else buffer,
+            wide_name(t.dtype),
+            wanted["momentum"].dtype if "momentum" in wanted else None,
             o.momentum_on,
-            compensation=o.rounding == "kahan" and t.dtype in ("float16", "bfloat16"),
-            counts=counts,
+            compensation="compensation" in wanted,
+            counts=counts(o),
             afresh=not momentum,
         )
         old = t if momentum else still(t)
@@ -48,15 +49,14 @@ def reshaped(
                 plan.row_axes,
                 plan.col_axes,
                 retargeted(old, record, to, lose),
-                (t.skipped or 0) if counts else None,
+                (t.skipped or 0) if counts(o) else None,
                 t.step,
             )
         )
-    counts = config.nonfinite in ("skip_tensor", "skip_step")
     return replace(
         record,
         tensors=tuple(made),
-        skipped=(record.skipped or 0) if counts else None,
+        skipped=(record.skipped or 0) if counts(config) else None,
         variant="",
         options=options_of(config),
         notes=(*record.notes, *lose.notes()),

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from .._errors import StateError
 from .._factoring import without
-from .._numerics import Shape
+from .._numerics import Shape, wide_name
 from .._rounding import dequantised, quantised, scale_shape
 from .._tree import some
 from ..interchange import Raw, Record, TensorRecord
 from ..interchange._arrays import numpy, zeros
-from ._numbers import computed, converted, encoded, rebuilt, reduced, survives, values
+from ..interchange._raw import computed
+from ._numbers import converted, encoded, rebuilt, reduced, survives, values
 
 
 class Target(NamedTuple):
@@ -49,10 +50,6 @@ class Losses:
 
     def notes(self) -> tuple[str, ...]:
         return tuple(f"{what}: {some(set(paths))}" for what, paths in self._found.items())
-
-
-def wide(dtype: str) -> str:
-    return "float64" if dtype == "float64" else "float32"
 
 
 def momentum_on(options: Mapping[str, Any], path: str) -> str:
@@ -105,7 +102,7 @@ def statistics(t: TensorRecord, to: Target, lose: Losses) -> dict[str, Raw]:
         found = {"row": slots["col"], "col": slots["row"]}
     else:
         full = _full(t, lose)
-        dtype = wide(t.dtype)
+        dtype = wide_name(t.dtype)
         found = {name: _reduced(full, t.shape, drop, dtype) for name, drop in axes.items()}
     return {name: cast(raw, to.statistics, t.path, name, lose) for name, raw in found.items()}
 
@@ -154,9 +151,9 @@ def _momentum(t: TensorRecord, record: Record, to: Target, lose: Losses) -> dict
                 "momentum starts at 0: the source kept none",
                 "Build the target without momentum.",
             )
-        m, scale = zeros(wide(t.dtype), t.shape), None
+        m, scale = zeros(wide_name(t.dtype), t.shape), None
         if to.momentum == "int8":
-            scales = zeros(wide(t.dtype), scale_shape(t.shape))
+            scales = zeros(wide_name(t.dtype), scale_shape(t.shape))
             return {"momentum": zeros("int8", t.shape), "momentum_scale": scales}
     elif record.step and (has := momentum_on(record.options, t.path)) != to.momentum_on:
         raise StateError(
@@ -168,11 +165,11 @@ def _momentum(t: TensorRecord, record: Record, to: Target, lose: Losses) -> dict
         assert scale is not None
         return {"momentum": m, "momentum_scale": scale}
     if scale is not None:
-        m = _dequantised(m, scale, wide(t.dtype))
+        m = _dequantised(m, scale, wide_name(t.dtype))
     if to.momentum != "int8":
         return {"momentum": cast(m, to.momentum, t.path, "momentum", lose)}
     lose(t.path, f"momentum is rounded from {m.dtype} to int8", _ADVICE["momentum"])
-    return _quantised(m, wide(t.dtype))
+    return _quantised(m, wide_name(t.dtype))
 
 
 _OF = {

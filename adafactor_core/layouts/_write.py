@@ -7,6 +7,8 @@ from typing import Any
 
 from .._config import Config, resolve
 from .._errors import StateError
+from .._numerics import NARROW, wide_name
+from .._state import counts
 from .._tree import some
 from ..interchange import Record, TensorRecord
 from ._arrays import is_array, raw, scalar
@@ -20,7 +22,7 @@ from ._options import chosen_options
 from ._params import Param, described
 from ._read import sights
 from ._reshape import still
-from ._retarget import Losses, Target, retargeted, wide
+from ._retarget import Losses, Target, retargeted
 from ._sight import Sight, expected
 from ._table import format_of
 from ._untouched import untouched
@@ -46,13 +48,12 @@ def write(
     or the flattened form, {key: array}. The groups of such a state dict hold options only where
     `options` is a Config, or says the rate, and the format is "torch", "transformers", "timm" or
     "adafactor_torch"; otherwise `load_torch` loads it, and `load_state_dict` alone does not.
-    `params`: the optimizer's
-    parameters, where their order counts and is not the Record's. `options`: where the format's
-    differ; with `beta1` among them there is momentum. `arrays`: of which library ("raw", "numpy",
-    "torch", "jax", "mlx", or a function of a Raw); default the template's, else torch's in a state
-    dict, and Raw.
-    `momentum=False` leaves it behind. `name_map`: names and axes of the target, as `renamed` takes
-    them; `template` and `params` have the new ones.
+    `params`: the optimizer's parameters, where their order counts and is not the Record's.
+    `options`: where the format's differ; with `beta1` among them there is momentum. `arrays`: of
+    which library ("raw", "numpy", "torch", "jax", "mlx", or a function of a Raw); default the
+    template's, else torch's in a state dict, and Raw. `momentum=False` leaves it behind.
+    `name_map`: names and axes of the target, as `renamed` takes them; `template` and `params` have
+    the new ones.
 
     Raises StateError for what cannot be converted exactly, naming the tensor and the way out;
     `approximate=True` converts it nevertheless: `losses` tells beforehand what that would be.
@@ -228,26 +229,25 @@ def _target(
         key = sight.keys.get(slot, "")
         return raw(state[key], key).dtype if key in state else otherwise
 
-    means = {"wide": wide(dtype), "float32": "float32", "param": dtype}[fmt.statistics]
+    means = {"wide": wide_name(dtype), "float32": "float32", "param": dtype}[fmt.statistics]
     first = "row" if sight.row_axes else "full"
     buffer: str | None = None
     if "momentum" in sight.keys:
         if fmt.momentum_dtype == "param":
             buffer = dtype
         else:
-            buffer = wide(dtype) if o.momentum_dtype == "float32" else o.momentum_dtype
+            buffer = wide_name(dtype) if o.momentum_dtype == "float32" else o.momentum_dtype
         buffer = kept("momentum", buffer)
     of = o.momentum_on
     if not sight.row_axes:
         of = fmt.unfactored_options.get("momentum_on", of)
-    narrow = dtype in ("float16", "bfloat16")
     return Target(
         sight.row_axes,
         sight.col_axes,
         kept(first, means),
         buffer,
         of,
-        compensation=fmt.ours and o.rounding == "kahan" and narrow,
-        counts=fmt.ours and o.nonfinite in ("skip_tensor", "skip_step"),
+        compensation=fmt.ours and o.rounding == "kahan" and dtype in NARROW,
+        counts=fmt.ours and counts(o),
         afresh=not momentum,
     )
