@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import math
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +16,9 @@ from . import variants
 from ._config import Config
 from ._errors import AdafactorError, ConfigError
 from ._models import Leaf
-from ._numerics import TRAINABLE
+from ._numerics import TRAINABLE, WIDTHS, wide_name
 from ._report import TensorMemory, axes_text, memory_report, size_text, table
+from .variants._from import check_names
 
 
 class Peer(NamedTuple):
@@ -37,7 +36,6 @@ PEERS = {
     "transformers": Peer(variants.transformers(), True),
     "optax": Peer(variants.optax(), False, places=1, places_full=2),
 }
-WIDTH = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 COLUMNS = ("Adam", "Adam fp32", *PEERS, "here")
 ABOUT = """Bytes of optimizer state per tensor, largest first.
 
@@ -150,23 +148,21 @@ def compare(leaves: Mapping[str, Leaf], config: Config) -> Report:
 
 def _peer(peer: Peer, t: TensorMemory) -> int:
     """Its bytes: as many entries as a state of those axes has here, of its own width."""
-    own = WIDTH[t.dtype]
-    entries = t.state_bytes // max(own, 4)
+    own, wide = WIDTHS[t.dtype], WIDTHS[wide_name(t.dtype)]
     places = peer.places if t.row_axes else peer.places_full
-    return (entries + places) * (max(own, 4) if peer.widens else own)
+    return (t.state_bytes // wide + places) * (wide if peer.widens else own)
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
-    names = [f.name for f in fields(Config) if f.name != "_"]
     options: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(f"--set {word!r}: expected NAME=VALUE, as in --set beta1=0.9.")
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Options: {', '.join(names)}."
-            raise ConfigError(f"--set {word!r}: unknown option {name!r}. {hint}")
+        try:
+            check_names([name])
+        except ConfigError as error:
+            raise ConfigError(f"--set {word!r}: {error}") from None
         if name in options:
             raise ConfigError(f"--set gives {name!r} twice. Give it once.")
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from typing import Any
 from ._errors import ConfigError
 from ._factoring import Shape
 from ._numerics import dtype_name
+from .interchange._entries import LIMIT, shape_of
+from .interchange._json import MalformedError, parse
+from .interchange._safetensors import contents
 
-LIMIT = 100_000_000  # bytes of a file of shapes; a header of safetensors has the same
-RANK, SIZE = 64, 2**63 - 1
 FORMS = (
     "a JSON file of shapes, {path: shape} or {path: [shape, dtype]}; a .safetensors file; or "
     "package.module:callable, a function of no arguments that makes a torch or JAX model"
@@ -62,8 +62,6 @@ def _opened(path: Path, reader: Callable[[Path], dict[str, Leaf]]) -> dict[str, 
 
 
 def _safetensors(path: Path) -> dict[str, Leaf]:
-    from .interchange._safetensors import contents
-
     with path.open("rb") as file:
         found = contents(file, path.stat().st_size)
     return {name: Leaf(entry.shape, entry.dtype) for name, entry in found.entries.items()}
@@ -72,34 +70,28 @@ def _safetensors(path: Path) -> dict[str, Leaf]:
 def _shapes(path: Path) -> dict[str, Leaf]:
     if (size := path.stat().st_size) > LIMIT:
         raise ValueError(f"it has {size} bytes, and {LIMIT} is the limit")
-    rows = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
+    rows = parse(path.read_bytes(), "it")
     if not isinstance(rows, dict):
         raise ValueError("it is no JSON object")
     return {name: _row(name, row) for name, row in rows.items()}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return found
 
 
 def _row(name: str, row: Any) -> Leaf:
     shape, dtype = row, "float32"
     if isinstance(row, list) and len(row) == 2 and isinstance(row[0], list):
         shape, dtype = row
-    sizes = isinstance(shape, list) and len(shape) <= RANK
-    if not sizes or not all(type(n) is int and 0 <= n <= SIZE for n in shape):
+    try:
+        sizes = shape_of(shape, f"tensor {name[:200]!r}")
+    except MalformedError as error:
         raise ValueError(
-            f"tensor {name[:200]!r} has {str(row)[:100]}, expected a list of at most {RANK} sizes "
-            f"such as [512, 2048], or [[512, 2048], 'bfloat16']"
-        )
+            f"{error}: {str(row)[:100]}. Expected sizes such as [512, 2048], or [[512, 2048], "
+            f"'bfloat16']"
+        ) from None
     if not isinstance(dtype, str):
         raise ValueError(
             f"tensor {name[:200]!r} has the dtype {str(dtype)[:30]}, expected its name"
         )
-    return Leaf(tuple(shape), dtype)
+    return Leaf(sizes, dtype)
 
 
 def _made(module: str, name: str, framework: str | None, say: Callable[[str], Any]) -> dict[
@@ -169,7 +161,7 @@ def _torch(make: Callable[[], Any]) -> dict[str, Leaf]:
 def _jax(make: Callable[[], Any]) -> dict[str, Leaf]:
     import jax
 
-    from adafactor_jax._trees import named
+    from adafactor_jax._trees import named  # the paths that rules will be matched with
 
     tree: Any
     if nnx := sys.modules.get("flax.nnx"):

@@ -12,6 +12,7 @@ from .._errors import DTypeError, StateFileError
 from .._numerics import TRAINABLE, WIDTHS
 from ..interchange import Raw, read, read_arrays
 from ..interchange._file import Progress, replacing, write_arrays
+from ..interchange._json import MalformedError, parse
 from ..interchange._safetensors import widest_first
 from ..interchange._schema import is_state
 from ._arrays import scalar
@@ -43,8 +44,8 @@ def load(file: str) -> Any:
 
 def _listed(text: str, file: str) -> list[str]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = parse(text, BFLOAT16)
+    except MalformedError:
         found = None
     if not isinstance(found, list) or not all(isinstance(key, str) for key in found):
         raise StateFileError(f"{file}: its entry {BFLOAT16!r} is no JSON list of keys.")
@@ -118,11 +119,12 @@ def load_params(file: str) -> tuple[list[Param], bool]:
 
 def load_json(file: str) -> Any:
     """Raises StateFileError for what is no JSON."""
+    with open(file, "rb") as opened:
+        text = opened.read()
     try:
-        with open(file, encoding="utf-8") as opened:
-            return json.load(opened)
-    except (ValueError, RecursionError) as error:
-        raise StateFileError(f"{file} is no JSON that can be read: {error}.") from None
+        return parse(text, file)
+    except MalformedError as error:
+        raise StateFileError(f"{error}.") from None
 
 
 def _of_json(file: str) -> list[Param]:

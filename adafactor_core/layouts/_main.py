@@ -12,6 +12,7 @@ from .._errors import AdafactorError, ConfigError, StateFileError
 from ..interchange import Record
 from ..interchange import read as read_state
 from ..interchange import write as write_state
+from ..interchange._progress import on_terminal
 from ._describe import table
 from ._files import is_torch, load, load_json, load_params, save_flat, save_torch
 from ._find import BARE_GROUP, has_names, torch_dict
@@ -22,7 +23,6 @@ from ._table import FORMATS, format_of
 from ._write import losses, write
 
 STATE = "state"
-LARGE = 1 << 27  # bytes from which on progress is told
 BARE = (
     "the groups of OUT hold no options, without which a step fails: load it with "
     "layouts.load_torch(optimizer, state), which keeps the optimizer's own, or pass --like a fresh "
@@ -180,7 +180,7 @@ def _put(a: argparse.Namespace, record: Record) -> tuple[tuple[str, ...], bool]:
     if a.target == STATE:
         if is_torch(a.output):
             raise ConfigError(f"{a.output}: a state file ends in .safetensors or .npz.")
-        write_state(a.output, record, progress=_progress)
+        write_state(a.output, record, progress=on_terminal("writing"))
         return (), False
     _check_ending(a.output, a.target)
     fmt = format_of(a.target)
@@ -198,7 +198,7 @@ def _put(a: argparse.Namespace, record: Record) -> tuple[tuple[str, ...], bool]:
         save_torch(a.output, made)
         return notes, any(group.keys() <= BARE_GROUP for group in made["param_groups"])
     made = write(record, a.target, template, approximate=a.approximate, arrays="raw", **given)
-    save_flat(a.output, made, {"layout": a.target}, _progress)
+    save_flat(a.output, made, {"layout": a.target}, on_terminal("writing"))
     return notes, False
 
 
@@ -207,9 +207,3 @@ def _check_ending(file: str, format: str) -> None:
     if torch != is_torch(file):
         kinds = ".pt, .pth or .bin" if torch else ".safetensors or .npz"
         raise ConfigError(f"{file}: checkpoints of {format!r} are in files that end in {kinds}.")
-
-
-def _progress(done: int, total: int) -> None:
-    if total >= LARGE and sys.stderr.isatty():
-        end = "\n" if done >= total else "\r"
-        print(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB", end=end, file=sys.stderr, flush=True)

@@ -10,18 +10,13 @@ from typing import Any
 from .._config import Config, RelativeStep
 from .._errors import ConfigError
 from ..variants._from import check_names
+from ..variants._record import NAMES
 from ._find import Place
 from ._flat import Flat
 from ._format import Format
-from ._table import FORMATS, meaning
+from ._table import FORMATS, SHOWN, meaning
 
-_NAMES = [f.name for f in fields(Config) if f.name != "_"]
-
-
-_SHOWN = (
-    "factored", "factored_dims", "min_dim_size_to_factor", "batch_axes", "momentum_on",
-    "momentum_dtype", "momentum_arithmetic", "beta1", "rounding",
-)  # fmt: skip
+_SHOWN = (*SHOWN, "beta1", "rounding")
 
 
 def chosen_options(
@@ -84,7 +79,7 @@ def _of_group(fmt: Format, state: Flat, group: str) -> dict[str, Any]:
 def of_group(group: Mapping[str, Any]) -> dict[str, Any]:
     """The options in a flattened group of adafactor_torch."""
     out: dict[str, Any] = {"beta1": None, "batch_axes": ()}  # leaves no trace when flattened
-    for name in _NAMES:
+    for name in NAMES:
         if name in group:
             out[name] = group[name]
         elif nested := _below(group, name):

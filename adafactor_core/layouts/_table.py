@@ -262,7 +262,7 @@ _FORMATS: dict[str, Format] = {
 FORMATS: Mapping[str, Format] = MappingProxyType(_FORMATS)
 """By name: that of the variant, for all but our own."""
 
-_SHOWN = (
+SHOWN = (
     "factored", "factored_dims", "min_dim_size_to_factor", "batch_axes", "momentum_on",
     "momentum_dtype", "momentum_arithmetic",
 )  # fmt: skip
@@ -282,4 +282,4 @@ def meaning(name: str) -> dict[str, Any]:
     if FORMATS[name].ours:
         return {}
     options = variants.get(name).options
-    return {option: options[option] for option in _SHOWN if option in options}
+    return {option: options[option] for option in SHOWN if option in options}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .._report import table
 from .._step import init, step
 from ._record import NAMES, Variant
 from ._table import shown
@@ -35,7 +36,7 @@ def report(a: Variant, b: Variant, lr: float | None, options: Mapping[str, Any])
         for name in NAMES
         if getattr(configs[0], name) != getattr(configs[1], name)
     ]
-    lines = _aligned([("option", a.name, b.name), *rows]) if rows else ["no option differs"]
+    lines = [table([("option", a.name, b.name), *rows]) if rows else "no option differs"]
     one, other = (_run(config) for config in configs)
     found = [(name, str(SHAPES[name]), *_distances(one, other, name)) for name in SHAPES]
     heads = ("tensor", "shape", "step 1", f"step {STEPS}", "worst", "at step")
@@ -46,15 +47,9 @@ def report(a: Variant, b: Variant, lr: float | None, options: Mapping[str, Any])
         f"{STEPS} steps on drawn float32 tensors (seed {SEED}), max|a - b| / max|b|{own}.",
         "Gradients have heavy tails, and sizes from 1 along the first axis down to 1e-9.",
         "",
-        *_aligned([heads, *found]),
+        table([heads, *found]),
     ]
     return "\n".join(lines)
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = ["  ".join(map(str.ljust, row, widths)) for row in rows]
-    return [line.rstrip() for line in padded]
 
 
 def _run(config: Any) -> list[Arrays]:
