@@ -289,3 +289,12 @@ def test_the_rate_goes_by_the_common_step_and_the_average_by_its_own():
     np.testing.assert_allclose(new, x - 0.1 / 3 * np.sign(g), rtol=1e-15)
     np.testing.assert_allclose(state.moments.full, g**2, rtol=1e-15)
     assert (int(state.step), int(state.moments.skipped), int(state.skipped)) == (3, 2, 2)
+
+
+@pytest.mark.parametrize("policy", ["skip_tensor", "skip_step", "raise"])
+def test_a_memory_report_counts_no_counters(policy):
+    params = {"w": np.ones((4, 5), np.float32), "b": np.ones(3, np.float16)}
+    plain = af.memory_report(params, af.Config(rounding="kahan", beta1=0.9))
+    counted = af.Config(rounding="kahan", beta1=0.9, nonfinite=policy)
+    assert af.memory_report(params, counted) == plain
+    assert [t.state_bytes for t in plain.tensors] == [3 * 4 + 3 * 4 + 3 * 2, 9 * 4 + 20 * 4]
